@@ -1,0 +1,1 @@
+"""Data sets: one class per source, batches addressed by (seed, epoch, rank, workers)."""

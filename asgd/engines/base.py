@@ -1,0 +1,123 @@
+"""What the real engines share: the clock, a worker's loop, and the files of a node."""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from asgd import describe
+from asgd.data.batch import Batch
+from asgd.job import Job
+from asgd.messages import Reply, Update
+from asgd.records import METRICS, Table, write_json
+from asgd.system_stats import SystemStats
+from asgd.workers import GradientWorker
+
+log = logging.getLogger(__name__)
+
+
+class Clock:
+    """Seconds since the start of the run; ``offset`` continues an earlier clock."""
+
+    def __init__(self, offset: float = 0.0):
+        self.zero = time.monotonic() - offset
+
+    def __call__(self) -> float:
+        return time.monotonic() - self.zero
+
+
+class Exchange(Protocol):
+    """A worker's way to the server. Both calls block until the reply is there."""
+
+    def join(self, worker: int, session: int) -> Reply: ...
+
+    def push(self, update: Update) -> Reply: ...
+
+
+class Stopped(Exception):
+    """The run is over; what the worker computes would come too late."""
+
+
+class TimedBatches:
+    """Passes batches on, counts the seconds they were waited for, and raises ``Stopped`` once ``stop`` is set."""
+
+    def __init__(self, batches: Iterator[Batch], stop: threading.Event):
+        self.batches, self.stop, self.waited = batches, stop, 0.0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> Batch:
+        if self.stop.is_set():
+            raise Stopped
+        start = time.perf_counter()
+        batch = next(self.batches)
+        self.waited += time.perf_counter() - start
+        return batch
+
+
+def work(worker: GradientWorker, batches: TimedBatches, exchange: Exchange, metrics: Table, clock: Clock) -> None:
+    """A worker's life: get a model, answer it, and so on until the server says stop.
+
+    Each round is a row: ``compute_s`` without, ``wait_s`` with the time that data and the server's reply took.
+    """
+    reply = exchange.join(worker.rank, worker.session)
+    while reply.model is not None:
+        start, waited = clock(), batches.waited
+        update = worker.compute(reply.model, batches)
+        computed, data = clock(), batches.waited - waited
+        reply = exchange.push(update)
+        accuracy = None if update.correct is None else update.correct / update.samples
+        place = (clock(), worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
+        metrics.row(*place, computed - start - data, clock() - computed + data, update.samples)
+
+
+class Node:
+    """The folder ``stats/<name>`` of a process of the run: ``parameters.json`` and ``system_stats.csv``."""
+
+    def __init__(self, folder: Path, name: str, parameters: dict, clock: Clock):
+        self.folder = folder / "stats" / name
+        write_json(self.folder / "parameters.json", parameters)
+        self.system = SystemStats(self.folder, clock)
+
+    def close(self) -> None:
+        self.system.close()
+
+
+class WorkerNode(Node):
+    """A worker's node: also ``training_metrics.csv``, and ``worker.log`` with what this thread logs."""
+
+    def __init__(self, job: Job, folder: Path, rank: int, clock: Clock):
+        parameters = describe.node(job.config, "worker", rank, str(job.device), job.threads)
+        super().__init__(folder, f"worker{rank}", parameters, clock)
+        self.metrics = Table(self.folder / "training_metrics.csv", METRICS)
+        self.log = logging.FileHandler(self.folder / "worker.log")
+        self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        thread = threading.get_ident()
+        self.log.addFilter(lambda record: record.thread == thread)
+        logging.getLogger().addHandler(self.log)
+
+    def close(self) -> None:
+        super().close()
+        self.metrics.close()
+        logging.getLogger().removeHandler(self.log)
+        self.log.close()
+
+
+def run_worker(job: Job, node: WorkerNode, rank: int, round: int, exchange: Exchange, clock: Clock, stop) -> int:
+    """Build worker ``rank`` at its ``round`` and let it work until the run is over; broken samples it left out."""
+    session = secrets.randbits(62)
+    worker = job.worker(job.task(), rank, session, round)
+    log.info("worker %d starts at round %d on %s", rank, round, job.device)
+    batches = job.batches(worker)
+    try:
+        work(worker, TimedBatches(batches, stop), exchange, node.metrics, clock)
+    except Stopped:
+        pass
+    finally:
+        batches.close()
+    log.info("worker %d ends after round %d", rank, worker.round)
+    return worker.skipped

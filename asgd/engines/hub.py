@@ -1,0 +1,71 @@
+"""The hub between a concurrent engine and the server: a lock, and a future for each exchange that waits."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+
+from torch.futures import Future
+
+from asgd.ledger import ProtocolError
+from asgd.messages import Reply, Update
+from asgd.server import Server
+
+
+class Hub:
+    """Serialises arrivals and delivers each reply to the exchange that waits for it.
+
+    ``over`` is set once the run has ended; ``error`` is what ended it when the server itself failed.
+    """
+
+    def __init__(self, server: Server, clock: Callable[[], float]):
+        self.server, self.clock = server, clock
+        self.lock = threading.Lock()
+        self.waiting: dict[int, list[Future]] = defaultdict(list)
+        self.over = threading.Event()
+        self.error: Exception | None = None
+
+    def join(self, worker: int, session: int) -> Future:
+        """A future of the first ``Reply``."""
+        return self._exchange(worker, lambda now: self.server.join(worker, session, now))
+
+    def push(self, update: Update) -> Future:
+        """A future of the ``Reply`` to ``update``."""
+        return self._exchange(update.worker, lambda now: self.server.push(update, now))
+
+    def leave(self, worker: int) -> None:
+        self._arrive(lambda now: self.server.leave(worker, now))
+
+    def tick(self) -> None:
+        self._arrive(self.server.tick)
+
+    def end(self, reason: str) -> None:
+        self._arrive(lambda now: self.server.end(reason))
+
+    def _exchange(self, worker: int, arrival: Callable[[float], list[Reply]]) -> Future:
+        future = Future()
+        self._arrive(arrival, worker, future)
+        return future
+
+    def _arrive(self, arrival: Callable, worker: int | None = None, future: Future | None = None) -> None:
+        """One arrival at the server. The replies are delivered after the lock is free."""
+        with self.lock:
+            replies = self._call(arrival, worker)
+            if future:
+                self.waiting[worker].append(future)
+            due = [(reply, self.waiting.pop(reply.worker, [])) for reply in replies]
+        for reply, futures in due:
+            for waiting in futures:
+                waiting.set_result(reply)
+        if self.server.ended:
+            self.over.set()
+
+    def _call(self, arrival: Callable[[float], list[Reply]], worker: int | None) -> list[Reply]:
+        """A message that cannot be right is its sender's error; any other failure ends the run for all."""
+        try:
+            return arrival(self.clock())
+        except ProtocolError:
+            raise
+        except Exception as error:
+            self.error = self.error or error
+            self.server.end("error")
+            return [Reply(each, None) for each in sorted({*self.waiting, worker} - {None})]

@@ -1,0 +1,133 @@
+"""``role=all``: every node of a run as a process on this machine, watched by this one."""
+
+import logging
+import signal
+import sys
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from socket import socket
+
+from asgd.display import Console
+from asgd.engines import processes, roles
+from asgd.job import Job
+
+log = logging.getLogger(__name__)
+
+ENDING_SECONDS = 5.0  # for the other nodes when the server has gone
+HURRY_SECONDS = 4.0  # for all of them after Ctrl-C
+
+
+def run(job: Job, folder: Path, listener: socket) -> None:
+    """Start the nodes and stay until the last one has gone. RuntimeError when the server did not end as it should."""
+    config = job.config | {"engine": job.config["engine"] | {"port": listener.getsockname()[1]}}
+    nodes = Nodes(config, folder)
+    try:
+        nodes.start_all(listener, evaluator=config["evaluate"]["every"] > 0)
+        listener.close()
+        with processes.catching(nodes.interrupt):
+            nodes.watch()
+    finally:
+        nodes.stop()
+    if nodes.ps.exitcode:
+        raise RuntimeError(f"the parameter server {ending(nodes.ps.exitcode)}; see {folder / 'run.log'}")
+
+
+class Nodes:
+    """The processes of a run. ``interrupt`` asks the server to end it."""
+
+    def __init__(self, config: dict, folder: Path):
+        self.config, self.folder, self.context = config, folder, processes.context()
+        self.control, self.control_end = self.context.Pipe()
+        self.workers: dict[int, object] = {}
+        self.evaluator, self.deadline = None, None
+
+    def start_all(self, listener: socket, evaluator: bool) -> None:
+        self.ps = self._start("ps", _ps, listener, self.control_end)
+        for rank in range(1, self.config["workers"] + 1):
+            self.workers[rank] = self._start(f"worker{rank}", _worker, rank)
+        if evaluator:
+            self.evaluator = self._start("evaluator", _evaluator)
+
+    def _start(self, name: str, target, *arguments):
+        process = self.context.Process(target=_child, name=name, args=(target, self.config, self.folder, *arguments))
+        process.start()
+        return process
+
+    def interrupt(self) -> None:
+        if self.deadline is None:
+            self.deadline = time.monotonic() + HURRY_SECONDS
+            self.ps.terminate()
+
+    def watch(self) -> None:
+        """Until the server has ended; tells it of workers that died, in case it has not noticed."""
+        told: set[int] = set()
+        while self.ps.is_alive() and (self.deadline is None or time.monotonic() < self.deadline):
+            wait([each.sentinel for each in self._alive()], timeout=0.25)
+            for rank, process in self.workers.items():
+                if process.exitcode and rank not in told:
+                    told.add(rank)
+                    self._tell(rank, f"its process {ending(process.exitcode)}; see {self._log(rank)}")
+
+    def _tell(self, rank: int, reason: str) -> None:
+        with suppress(OSError):  # the server has gone as well
+            self.control.send((rank, reason))
+
+    def _log(self, rank: int) -> Path:
+        return self.folder / "stats" / f"worker{rank}" / "worker.log"
+
+    def _alive(self) -> list:
+        nodes = [self.ps, self.evaluator, *self.workers.values()]
+        return [node for node in nodes if node and node.is_alive()]
+
+    def stop(self) -> None:
+        """Nobody stays: who does not end in time is killed."""
+        deadline = self.deadline or time.monotonic() + ENDING_SECONDS
+        while self._alive() and not self.ps.is_alive() and time.monotonic() < deadline:
+            wait([each.sentinel for each in self._alive()], timeout=0.1)
+        for node in self._alive():
+            node.kill()
+            node.join()
+
+
+def ending(exitcode: int) -> str:
+    """How a process ended, in words."""
+    return f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"ended with status {exitcode}"
+
+
+def _child(target, config: dict, folder: Path, *arguments) -> None:
+    """The main function of every process that is started here."""
+    processes.tie_to_parent()
+    _log_to(folder / "run.log", everything=target is _ps)
+    try:
+        target(Job(config), folder, *arguments)
+    except KeyboardInterrupt:
+        sys.exit(1)
+    except Exception as error:
+        log.log(logging.ERROR if target is not _worker else logging.DEBUG, "%s", error, exc_info=True)
+        sys.exit(1)
+
+
+def _log_to(path: Path, everything: bool) -> None:
+    """The server logs to run.log and the terminal; the others only their warnings (errors travel to the server)."""
+    file, console = logging.FileHandler(path, delay=True), Console()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    for handler in (file, console):
+        if not everything:
+            handler.addFilter(lambda record: record.levelno == logging.WARNING)
+        logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)
+
+
+def _ps(job: Job, folder: Path, listener: socket, control: Connection) -> None:
+    roles.serve(job, folder, listener, control)
+
+
+def _worker(job: Job, folder: Path, rank: int) -> None:
+    roles.work(job, rank, folder)
+
+
+def _evaluator(job: Job, folder: Path) -> None:
+    roles.judge(job)

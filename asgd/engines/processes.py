@@ -1,0 +1,45 @@
+"""Processes that never outlive the one that started them."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+
+
+def context() -> multiprocessing.context.BaseContext:
+    """New processes come from a server process that has imported torch once, so that each starts in a moment."""
+    forkserver = multiprocessing.get_context("forkserver")
+    forkserver.set_forkserver_preload(["asgd.engines.local"])
+    return forkserver
+
+
+def tie_to_parent() -> None:
+    """In a child: leave Ctrl-C to the parent, and end with it, whatever kills it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+@contextmanager
+def catching(action: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM calls ``action``; so does Ctrl-C, except in a child, which leaves that to its parent."""
+    signals = [signal.SIGTERM] + [signal.SIGINT] * (multiprocessing.parent_process() is None)
+    before = {each: signal.signal(each, lambda *_: action()) for each in signals}
+    try:
+        yield
+    finally:
+        for each, old in before.items():
+            signal.signal(each, old)
+
+
+def interrupt() -> None:
+    """An action for ``catching`` that ends what this thread is doing."""
+    raise KeyboardInterrupt

@@ -1,0 +1,133 @@
+"""``torch.distributed.rpc`` (TensorPipe): how nodes join one RPC group and call each other. Only this file knows it.
+
+What must be respected: a reply is sent after its handler has returned, so only immutable snapshots go out; a time-out
+cancels nothing, so exchanges have none and a dead peer is noticed by the call that stays open to it (``lifeline``);
+a dead peer makes a graceful shutdown hang for ever, so everybody says goodbye and then just closes.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from socket import socket
+
+import torch.distributed as dist
+from torch.distributed import rpc
+from torch.distributed.rendezvous import register_rendezvous_handler
+from torch.futures import Future
+
+from asgd.engines.rendezvous import wait_for_server
+from asgd.messages import Reply, Update
+
+FOREVER = 0  # seconds; TensorPipe takes 0 for no limit
+PREFIX = f"asgd{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
+READY = "ready"
+
+_service: object = None  # what others may call on this node
+_store: dist.Store | None = None
+register_rendezvous_handler("asgd", lambda url, **_: iter([(_store, -1, -1)]))
+
+
+class Lost(ConnectionError):
+    """The other end is gone."""
+
+
+# The store: a small table that everybody can read before the group exists
+
+
+def open_store(host: str, port: int, listener: socket | None) -> dist.Store:
+    """The server's store, on its own listening socket; without one, that of the launcher at ``port`` (torchrun)."""
+    own = {} if listener is None else {"is_master": True, "master_listen_fd": listener.detach()}
+    store = dist.TCPStore(host, port, wait_for_workers=False, timeout=timedelta(seconds=60), **own)
+    return dist.PrefixStore(PREFIX, store)
+
+
+def find_store(host: str, port: int, timeout: float) -> dist.Store:
+    """The store of a server, once the server is ready. TimeoutError after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    wait_for_server(host, port, timeout)
+    store = open_store(host, port, None)
+    while not store.check([READY]):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the server at {host}:{port} did not get ready within {timeout:g} s")
+        time.sleep(0.05)
+    return store
+
+
+# The group
+
+
+def connect(name: str, rank: int, service: object, store: dist.Store, interface: str, threads: int) -> None:
+    """Join the RPC group as ``name`` and let the others call ``service``'s methods. One port, no busy polling."""
+    global _service, _store
+    _service, _store = service, store
+    os.environ["TP_SOCKET_IFNAME"] = interface
+    options = rpc.TensorPipeRpcBackendOptions(
+        init_method="asgd://store", num_worker_threads=threads, _transports=["uv"], _channels=["basic"]
+    )
+    rpc.init_rpc(name, rank=rank, rpc_backend_options=options)
+
+
+def disconnect() -> None:
+    """Leave the group without waiting for anybody."""
+    rpc.shutdown(graceful=False)
+
+
+# Calls
+
+
+def _run(method: str, *arguments):
+    return getattr(_service, method)(*arguments)
+
+
+@rpc.functions.async_execution
+def _run_later(method: str, *arguments) -> Future:
+    return getattr(_service, method)(*arguments)
+
+
+def call(node: str, method: str, *arguments) -> Future:
+    """Call a method of the node's service."""
+    return rpc.rpc_async(node, _run, (method, *arguments), timeout=FOREVER)
+
+
+def call_later(node: str, method: str, *arguments) -> Future:
+    """Call a method that returns a future; the reply is sent when that is done, and no thread waits for it."""
+    return rpc.rpc_async(node, _run_later, (method, *arguments), timeout=FOREVER)
+
+
+def result(future: Future):
+    """Wait so that Ctrl-C is heard. Lost when the connection broke; what the other end raised is raised here."""
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    done.wait()
+    try:
+        return future.value()
+    except RuntimeError as error:
+        if type(error) is RuntimeError and "On WorkerInfo" not in str(error):
+            raise Lost(str(error)) from error
+        raise
+
+
+def when_lost(node: str, action: Callable[[str], None]) -> None:
+    """Keep a call open to ``node``, whose service has ``lifeline``; ``action(reason)`` when it breaks."""
+
+    def broken(future: Future) -> None:
+        try:
+            future.value()
+        except Exception as error:
+            action(str(error).partition(" (this error")[0])
+
+    call_later(node, "lifeline").add_done_callback(broken)
+
+
+class RpcExchange:
+    """A worker's way to the server."""
+
+    def join(self, worker: int, session: int) -> Reply:
+        return result(call_later("ps", "join", worker, session))
+
+    def push(self, update: Update) -> Reply:
+        return result(call_later("ps", "push", update))
+
+

@@ -1,0 +1,56 @@
+"""``engine=rpc``: which node this command is, and where the server is found."""
+
+import os
+from pathlib import Path
+
+from asgd.engines import rendezvous
+from asgd.job import Job, choose
+
+
+class RpcEngine:
+    """Options of the RPC engine. ValueError for an address that is none, or that needs ``trusted_network``.
+
+    ``port=None`` is a free port for ``role=all`` and 29500 for the other roles; ``join_timeout`` is in seconds.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int | None = None,
+        trusted_network: bool = False,
+        interface: str | None = None,
+        join_timeout: float = 300.0,
+        on_worker_failure: str = "continue",
+    ):
+        rendezvous.check_address(host, port, trusted_network)
+        choose("engine.on_worker_failure", on_worker_failure, ("continue", "stop"))
+        if not join_timeout > 0:
+            raise ValueError(f"engine.join_timeout={join_timeout}: seconds, more than 0")
+        self.host, self.port, self.interface = host, port or rendezvous.DEFAULT_PORT, interface
+        self.join_timeout, self.on_worker_failure = join_timeout, on_worker_failure
+        self.any_port, self.listener = port is None, None
+
+    def interface_name(self) -> str:
+        return self.interface or rendezvous.interface_to(self.host)
+
+    def reserve(self, role: str) -> None:
+        """Take the port before anything is started, where this command is the one that listens. ValueError if taken."""
+        launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # torchrun holds the port for all of us
+        if role == "all":
+            self.listener = rendezvous.listen(self.host, 0 if self.any_port else self.port)
+        elif role == "ps" and not launched:
+            self.listener = rendezvous.listen(self.host, self.port)
+
+    def run(self, job: Job, folder: Path) -> None:
+        """Be the node that ``role`` says, until the run is over. The server's folder then holds ``summary.json``."""
+        from asgd.engines import local, roles
+
+        role = job.config["role"]
+        if role == "all":
+            local.run(job, folder, self.listener)
+        elif role == "ps":
+            roles.serve(job, folder, self.listener)
+        elif role == "worker":
+            roles.work(job, job.config["rank"], folder)
+        else:
+            roles.judge(job)

@@ -1,0 +1,66 @@
+"""Evaluations: snapshots are judged elsewhere, one after another, while training goes on."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from asgd.messages import Model
+from asgd.records import EVALUATION, Table
+
+log = logging.getLogger(__name__)
+
+
+class Evaluations:
+    """``evaluate(model)`` returns (loss, accuracy, samples); it is called in a thread of its own.
+
+    At most ``PENDING`` snapshots wait for it. One more replaces the oldest, which is counted in ``left_out`` and said
+    in the log, so that a slow evaluation holds up neither a reply nor the memory.
+    """
+
+    PENDING = 8
+
+    def __init__(self, folder: Path, evaluate: Callable):
+        self.table = Table(folder / "evaluation.csv", EVALUATION)
+        self.evaluate, self.left_out, self.last_version = evaluate, 0, -1
+        self.pending: queue.Queue = queue.Queue()
+        self.thread = threading.Thread(target=self._run, name="evaluations", daemon=True)
+        self.thread.start()
+
+    def submit(self, model: Model, samples: int, now: float) -> None:
+        """Ask for the evaluation of a snapshot, once per version."""
+        if model.version == self.last_version:
+            return
+        self.last_version = model.version
+        if self.pending.qsize() >= self.PENDING:
+            self._leave_out()
+        self.pending.put((model, samples, now))
+
+    def _leave_out(self) -> None:
+        with suppress(queue.Empty):
+            late, *_ = self.pending.get_nowait()
+            self.left_out += 1
+            log.warning("version %d is not evaluated: the evaluator is %d behind", late.version, self.PENDING)
+
+    def _run(self) -> None:
+        while (job := self.pending.get()) is not None:
+            model, samples, now = job
+            try:
+                loss, accuracy, _ = self.evaluate(model)
+            except Exception as error:
+                log.error("the evaluation of version %d failed: %s", model.version, error)
+                continue
+            self.table.row(now, model.version, model.version, samples, loss, accuracy)
+
+    def abandon(self) -> None:
+        """Leave out all that is still waiting."""
+        while not self.pending.empty():
+            self._leave_out()
+
+    def close(self) -> None:
+        """Wait until all that was asked for is done."""
+        self.pending.put(None)
+        self.thread.join()
+        self.table.close()

@@ -1,0 +1,145 @@
+"""A job: the objects that a configuration names, and the checks that come before anything is started."""
+
+import difflib
+import os
+from collections.abc import Iterator
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from asgd import buffers
+from asgd.budget import Budget
+from asgd.data.batch import Batch, Dataset
+from asgd.parameters import Parameters
+from asgd.records import SUMMARY
+from asgd.server import Server
+from asgd.task import Evaluation, Task, build_task, check_outputs
+from asgd.workers import GradientWorker
+
+ROLES = ("all", "ps", "worker", "evaluator")
+SHARED = ("model", "topology", "dataset", "optimizer", "schedule", "buffers", "workers", "seed")
+LOCAL = ("url", "val_url", "loaders", "eval_batch_size")  # options of a data set that may differ between hosts
+
+
+class Job:
+    """``config`` is the resolved configuration as plain dicts and lists; it travels to every process of the run."""
+
+    def __init__(self, config: dict):
+        self.config = config
+        self.workers, self.seed = config["workers"], config["seed"]
+        check_roles(config)
+        self.buffers = buffers.choose(config["buffers"])
+        self.device = find_device(config["device"])
+        self.threads = find_threads(config["threads"], self.workers)
+        self.parts = instantiate(OmegaConf.create(config), _convert_="all")
+        self.dataset: Dataset = self.parts["dataset"]
+        self.engine = self.parts["engine"]
+
+    def check(self) -> None:
+        """ValueError for everything that can be known to fail before a process is started."""
+        choose("objective", self.config["objective"], SUMMARY)
+        for part in ("evaluate", "checkpoint"):
+            if self.config[part]["every"] < 0:
+                raise ValueError(f"{part}.every={self.config[part]['every']}: updates between two, 0 for none")
+        if self.config["checkpoint"]["keep"] < 1:
+            raise ValueError(f"checkpoint.keep={self.config['checkpoint']['keep']}: 1 or more")
+        if self.config["role"] != "ps":
+            self.dataset.check()
+        task = self.task("cpu")
+        check_outputs(task, self.dataset.shape, self.dataset.classes)
+        self.server(task)
+        self.worker(task, rank=1, session=0)
+
+    def task(self, device: str | torch.device | None = None) -> Task:
+        """The model at its initial parameters, the same in every process."""
+        return build_task(self.parts["model"], self.dataset.loss, self.seed, device or self.device)
+
+    def server(self, task: Task) -> Server:
+        topology = self.parts["topology"]
+        schedule = self.parts["schedule"]
+        parameters = Parameters(task.params.cpu(), topology["optimizer"], schedule)
+        rule, weight, policy = topology["rule"](), topology["weight"], topology["policy"]
+        options = {"workers": self.workers, "nonfinite": self.config["nonfinite"]}
+        merge = self.buffers(task.buffers)
+        return topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)
+
+    def worker(self, task: Task, rank: int, session: int, round: int = 0) -> GradientWorker:
+        return self.parts["topology"]["worker"](task, rank, session, round=round, seed=self.seed)
+
+    def batches(self, worker: GradientWorker) -> Iterator[Batch]:
+        """The worker's endless batches, from the one its next round needs."""
+        return self.dataset.batches(worker.rank, self.workers, worker.round * worker.batches_per_round)
+
+    def budget(self) -> Budget:
+        limits = dict(self.config["budget"])
+        if epochs := limits.pop("epochs"):
+            samples = epochs * self.dataset.samples()
+            limits["samples"] = min(samples, limits["samples"] or samples)
+        return Budget(**limits)
+
+    def evaluate(self, task: Task, model) -> Evaluation:
+        """Loss and accuracy of a ``Model`` on the validation set."""
+        task.load(model.params, model.buffers)
+        self.buffers.prepare(task, lambda: self.dataset.batches(1, 1))
+        return task.evaluate(self.dataset.evaluation())
+
+    def shared(self) -> dict:
+        """What every node of a run has to agree on, as flat names and values."""
+        return {
+            name: value
+            for name, value in flatten({key: self.config[key] for key in SHARED}).items()
+            if name.rpartition(".")[2] not in LOCAL
+        }
+
+
+def check_roles(config: dict) -> None:
+    """ValueError unless role, rank and the number of workers fit together."""
+    choose("role", config["role"], ROLES)
+    workers, rank = config["workers"], config["rank"]
+    if not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers}: a whole number from 1 on")
+    if not isinstance(config["seed"], int) or config["seed"] < 0:
+        raise ValueError(f"seed={config['seed']}: a whole number from 0 on")
+    if config["role"] == "worker" and (not isinstance(rank, int) or not 1 <= rank <= workers):
+        raise ValueError(f"rank={rank}: a worker of workers={workers} has a rank from 1 to {workers}")
+
+
+def choose(name: str, value: str, allowed) -> None:
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), list(allowed), 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"{name}={value}: one of {', '.join(allowed)}{hint}")
+
+
+def find_device(name: str) -> torch.device:
+    """``auto`` takes the first CUDA device if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device={name}: cpu, cuda, cuda:<number> or auto") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; try device=auto")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={name}: cpu, cuda, cuda:<number> or auto")
+    return device
+
+
+def find_threads(threads: int | str, workers: int) -> int:
+    """Threads of torch in each process: so many that the workers on this machine do not fight over its cores."""
+    if threads == "auto":
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", workers))
+        return max(1, len(os.sched_getaffinity(0)) // here)
+    if not isinstance(threads, int) or threads < 1:
+        raise ValueError(f"threads={threads}: auto, or a whole number from 1 on")
+    return threads
+
+
+def flatten(tree: dict, prefix: str = "") -> dict:
+    """{'a': {'b': 1}} -> {'a.b': 1}"""
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,59 @@
+"""What server and workers say to each other. Frozen; a tensor inside a message is never written again by anybody."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One immutable snapshot of the server: ``params`` [P], ``buffers`` [B], after ``version`` updates."""
+
+    version: int
+    params: torch.Tensor
+    buffers: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A worker's answer to the model of ``version``.
+
+    ``payload`` [P] is a gradient, or view minus result after local steps: in both cases the server steps against it.
+    ``round`` counts the worker's updates 0, 1, 2, ...; ``session`` is a fresh number for each life of a worker.
+    ``loss`` is the mean over ``samples``; ``correct`` counts right answers (None where targets are not labels).
+    """
+
+    worker: int
+    session: int
+    round: int
+    version: int
+    payload: torch.Tensor
+    buffers: torch.Tensor
+    loss: float
+    correct: int | None
+    samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The next model for ``worker``; ``model=None`` means stop."""
+
+    worker: int
+    model: Model | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of ``updates.csv``: the order of arrival, which together with config and seed decides the parameters."""
+
+    time_s: float
+    event: str  # join | push | leave
+    worker: int
+    round: int | None = None
+    version: int = 0  # after the event
+    staleness: int | None = None  # version before the event minus the update's version
+    applied: int | None = None  # 1: taken into the parameters or the rule's buffer; 0: discarded
+    loss: float | None = None
+    accuracy: float | None = None
+    samples: int | None = None
+    waiting: int = 0  # workers that wait for a reply after the event

@@ -1,0 +1,58 @@
+"""Observers: they write down what happened. The server calls ``event`` for each arrival, ``version`` for each step."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from asgd.messages import Event
+from asgd.records import UPDATES, Table
+
+
+class UpdateLog:
+    """``updates.csv``: one row per event, in the order of arrival. ``rows`` counts those written, old ones included."""
+
+    def __init__(self, folder: Path, rows: int = 0):
+        self.table, self.rows = Table(folder / "updates.csv", UPDATES), rows
+
+    def event(self, event: Event) -> None:
+        self.table.row(*(getattr(event, name) for name in UPDATES))
+        self.rows += 1
+
+    def version(self, server, now: float) -> None:
+        pass
+
+
+class Status:
+    """The last figures, for the display: ``loss`` and ``staleness`` are running means over some 100 pushes."""
+
+    MEMORY = 0.99
+
+    def __init__(self):
+        self.loss: float | None = None
+        self.staleness = 0.0
+
+    def event(self, event: Event) -> None:
+        if event.event != "push" or not event.applied:
+            return
+        if self.loss is None:
+            self.loss, self.staleness = event.loss, float(event.staleness)
+        self.loss += (1 - self.MEMORY) * (event.loss - self.loss)
+        self.staleness += (1 - self.MEMORY) * (event.staleness - self.staleness)
+
+    def version(self, server, now: float) -> None:
+        pass
+
+
+class Every:
+    """Calls ``action(server, now)`` at each version that ``every`` divides; 0 never does."""
+
+    def __init__(self, every: int, action: Callable):
+        self.every, self.action = every, action
+
+    def event(self, event: Event) -> None:
+        pass
+
+    def version(self, server, now: float) -> None:
+        if self.every and server.version % self.every == 0:
+            self.action(server, now)
+
+

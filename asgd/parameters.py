@@ -1,0 +1,62 @@
+"""The server's parameters: one flat vector, the torch optimizer that moves it, and the version that counts its steps."""
+
+from collections.abc import Callable
+
+import torch
+
+from asgd.messages import Model
+
+
+class Parameters:
+    """``initial`` [P]; ``optimizer(params)`` makes any ``torch.optim.Optimizer``; ``schedule`` scales its rates.
+
+    The optimizer sees a single flat parameter, so methods that need the shapes of layers do not fit here.
+    """
+
+    def __init__(self, initial: torch.Tensor, optimizer: Callable, schedule):
+        self.vector = torch.nn.Parameter(initial.detach().clone())
+        self.optimizer: torch.optim.Optimizer = optimizer([self.vector])
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+        self.schedule = schedule
+        self.version = 0
+        self._snapshot: torch.Tensor | None = None
+
+    def step(self, direction: torch.Tensor, samples: int) -> None:
+        """One optimizer step along ``direction`` [P], after ``samples`` samples in all. The version goes up by 1."""
+        factor = self.schedule.factor(self.version, samples)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
+        self.vector.grad = direction
+        self.optimizer.step()
+        self.vector.grad = None
+        self.version += 1
+        self._snapshot = None
+
+    def snapshot(self, buffers: torch.Tensor) -> Model:
+        """This version as a message. The copy is made once; the next step writes elsewhere."""
+        if self._snapshot is None:
+            self._snapshot = self.vector.detach().clone()
+        return Model(self.version, self._snapshot, buffers)
+
+    def state_dict(self) -> dict:
+        return {
+            "version": self.version,
+            "params": self.vector.detach().clone(),
+            "optimizer": clone(self.optimizer.state_dict()),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.version, self._snapshot = state["version"], None
+        self.vector.data.copy_(state["params"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def clone(state):
+    """A copy of nested dicts and lists in which no tensor is shared with the original."""
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: clone(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(clone(value) for value in state)
+    return state

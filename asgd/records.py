@@ -1,0 +1,60 @@
+"""Files of a run folder: CSV tables that are complete up to the last row, JSON that is written whole or not at all."""
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+UPDATES = "time_s event worker round version staleness applied loss accuracy samples waiting".split()
+EVALUATION = "time_s version updates samples loss accuracy".split()
+METRICS = "time_s epoch batch loss accuracy version compute_s wait_s samples".split()
+SYSTEM = "time_s cpu_percent memory_percent memory_mb net_sent_mb net_recv_mb".split()
+
+SUMMARY = (
+    "ended updates samples seconds updates_per_s samples_per_s final_loss final_accuracy best_loss best_accuracy "
+    "staleness_mean staleness_p95 staleness_max applied dropped duplicate nonfinite late skipped_samples failed_workers"
+).split()
+
+
+class Table:
+    """A CSV file with a header; an existing one is continued. Each row is handed to the system at once.
+
+    Floats are written so that they read back exactly; None is an empty field.
+    """
+
+    def __init__(self, path: Path, fields: list[str]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "a", newline="", buffering=1)  # noqa: SIM115 - lives as long as the table
+        self.writer = csv.writer(self.file, lineterminator="\n")
+        if self.file.tell() == 0:
+            self.writer.writerow(fields)
+
+    def row(self, *values) -> None:
+        self.writer.writerow(values)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def keep_rows(path: Path, keep: Callable[[int, dict], bool]) -> None:
+    """Leave only the rows for which ``keep(number from 0, row)`` is true, and no torn last line."""
+    if not path.exists():
+        return
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        fields = reader.fieldnames or []
+        rows = [row for number, row in enumerate(reader) if None not in row.values() and keep(number, row)]
+    with open(temporary := path.with_suffix(".tmp"), "w", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write ``content`` so that a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,81 @@
+"""Rules: what received updates do to the parameters. They do not know who is waiting."""
+
+from dataclasses import asdict
+from math import inf
+
+import torch
+
+from asgd.messages import Update
+
+
+class MeanOfUpdates:
+    """Step along ``(1/K) sum_l w_l g_l`` once any ``count`` = K updates are there.
+
+    K = 1 applies each update by itself (ASGD); K > 1 is n-softsync (Zhang et al. 2016) and K-batch-async (Dutta et al.
+    2018, arXiv:1803.01113). The weight multiplies each payload before the division by K.
+    """
+
+    def __init__(self, count: int = 1):
+        if count < 1:
+            raise ValueError(f"count={count}: a step takes 1 or more updates")
+        self.count = count
+        self.received: list[tuple[Update, float]] = []
+
+    def add(self, update: Update, weight: float) -> None:
+        self.received.append((update, weight))
+
+    def ready(self, active: set[int]) -> bool:
+        """Whether a step is due, given the workers that are still there."""
+        return len(self.received) >= self.count
+
+    def direction(self) -> torch.Tensor:
+        """[P], what the optimizer takes for the gradient. Empties the buffer."""
+        received, self.received = self._ordered(), []
+        if len(received) == 1 and received[0][1] == 1.0:
+            return received[0][0].payload
+        total = torch.zeros_like(received[0][0].payload)
+        for update, weight in received:
+            total.add_(update.payload, alpha=weight / len(received))
+        return total
+
+    def _ordered(self) -> list[tuple[Update, float]]:
+        return self.received
+
+    def state_dict(self) -> dict:
+        return {"received": [(asdict(update), weight) for update, weight in self.received]}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.received = [(Update(**update), weight) for update, weight in state["received"]]
+
+
+class MeanOfWorkers(MeanOfUpdates):
+    """Step along the mean once ``count`` workers have contributed, or all that are still there.
+
+    ``count=None`` waits for all: synchronous SGD. ``count`` = N of N + b workers: backup workers (Chen et al. 2016,
+    arXiv:1604.00981). Summed in the order of the workers, so that the result does not depend on who came first.
+    """
+
+    def __init__(self, count: int | None = None):
+        super().__init__(1 if count is None else count)
+        self.count = inf if count is None else count
+
+    def ready(self, active: set[int]) -> bool:
+        contributors = {update.worker for update, _ in self.received}
+        return bool(contributors) and (len(self.received) >= self.count or active <= contributors)
+
+    def _ordered(self) -> list[tuple[Update, float]]:
+        return sorted(self.received, key=lambda entry: (entry[0].worker, entry[0].round))
+
+
+def all_but(backups: int, workers: int) -> MeanOfWorkers:
+    """The mean of the first ``workers - backups`` workers; the late ones are not waited for."""
+    if not 0 <= backups < workers:
+        raise ValueError(f"backups={backups}: 0 to workers - 1 = {workers - 1}")
+    return MeanOfWorkers(workers - backups)
+
+
+def softsync(splits: int, workers: int) -> MeanOfUpdates:
+    """n-softsync: a step for every ``workers // splits`` updates (n = ``splits``; Zhang et al. 2016)."""
+    if not 1 <= splits <= workers:
+        raise ValueError(f"splits={splits}: 1 to workers = {workers}")
+    return MeanOfUpdates(workers // splits)

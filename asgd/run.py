@@ -1,0 +1,116 @@
+"""``python -m asgd.run``: the command line. Composes the configuration, checks it, runs it, reports it."""
+
+import logging
+import shutil
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from asgd import describe, environment, resume, results
+from asgd.display import report
+from asgd.job import Job
+from asgd.records import write_json
+
+log = logging.getLogger(__name__)
+
+HERE = Path(__file__).parent
+CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in the checkout
+
+environment.register()
+
+
+class Failed(RuntimeError):
+    """The run could not be started, or ended in an error."""
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main(config: DictConfig) -> float | None:
+    """One run, or one node of a run; returns the summary's ``objective``."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        return run(resolve(config), folder)
+    except Failed as error:
+        discard(folder)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the sweep goes on with the next job
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if error.__cause__ else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def resolve(config: DictConfig) -> dict:
+    try:
+        return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise Failed(str(error).partition("\n")[0]) from error
+
+
+def run(config: dict, folder: Path) -> float | None:
+    job = prepare(config, folder)
+    try:
+        job.engine.run(job, folder)
+    except (ValueError, TimeoutError) as error:
+        raise Failed(str(error)) from error
+    except (RuntimeError, ConnectionError) as error:
+        log.debug("the run failed", exc_info=True)
+        raise Failed(str(error)) from None
+    return conclude(job, folder) if config["role"] in ("all", "ps") else None
+
+
+def prepare(config: dict, folder: Path) -> Job:
+    """The checked job, and its parameters in the folder. Failed for every mistake that can be known now."""
+    try:
+        job = Job(config)
+        resume.check(config, folder) if config["resume"] else check_free(folder, config)
+        job.check()
+        job.engine.reserve(config["role"])
+    except (ValueError, InstantiationException) as error:
+        raise Failed(cause(error)) from error
+    if config["role"] in ("all", "ps"):
+        overrides = list(HydraConfig.get().overrides.task)
+        write_json(folder / "parameters.json", describe.run(config, job.task("cpu"), overrides))
+    return job
+
+
+def check_free(folder: Path, config: dict) -> None:
+    """ValueError when the folder holds a run or this worker already."""
+    own = {"worker": f"stats/worker{config['rank']}", "evaluator": "stats/evaluator"}
+    if (folder / own.get(config["role"], "parameters.json")).exists():
+        raise ValueError(f"{folder} already holds a run; choose another hydra.run.dir, or continue it with resume=")
+
+
+def cause(error: BaseException) -> str:
+    """What went wrong at the bottom of it; Hydra wraps the errors of constructors."""
+    while isinstance(error, InstantiationException) and error.__cause__:
+        error = error.__cause__
+    return str(error)
+
+
+def conclude(job: Job, folder: Path) -> float | None:
+    """Print the end of the run and return what it was for."""
+    summary = results.summary(folder)
+    log.info(report(summary, str(folder)))
+    if summary["ended"] == "error":
+        raise Failed(f"the run ended in an error; see {folder / 'run.log'}")
+    return summary[job.config["objective"]]
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder in which nothing but Hydra has written, and the day's folder if that leaves it empty."""
+    if all(path.name in (".hydra", "run.log") for path in folder.iterdir()):
+        shutil.rmtree(folder)
+        with suppress(OSError):
+            folder.parent.rmdir()
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = resume.arguments(sys.argv[1:])
+    main()

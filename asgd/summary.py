@@ -1,0 +1,51 @@
+"""``summary.json``: a finished run in twenty figures, from its server and its own tables."""
+
+from pathlib import Path
+
+from asgd import results
+from asgd.records import SUMMARY, write_json
+from asgd.server import Server
+
+
+def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed: int) -> dict:
+    """Write and return the summary. ``seconds`` is the training time; rates are per second of it."""
+    figures = {
+        "ended": server.ended,
+        "updates": server.version,
+        "samples": server.samples,
+        "seconds": seconds,
+        "updates_per_s": server.version / seconds if seconds else 0.0,
+        "samples_per_s": server.samples / seconds if seconds else 0.0,
+        **evaluations(folder),
+        **staleness(folder),
+        **server.counts,
+        "skipped_samples": skipped,
+        "failed_workers": failed,
+    }
+    content = {name: figures[name] for name in SUMMARY}
+    write_json(folder / "summary.json", content)
+    return content
+
+
+def evaluations(folder: Path) -> dict:
+    """The last and the best figures on the validation set; None without an evaluation."""
+    table = results.evaluation(folder)
+    pick = {"final": lambda column: column.iloc[-1], "best_loss": min, "best_accuracy": max}
+    figures = {}
+    for name in ("final_loss", "final_accuracy", "best_loss", "best_accuracy"):
+        column = table[name.partition("_")[2]].dropna()
+        figures[name] = float(pick.get(name, pick["final"])(column)) if len(column) else None
+    return figures
+
+
+def staleness(folder: Path) -> dict:
+    """Mean, 95th percentile and maximum over the applied updates."""
+    table = results.updates(folder)
+    values = table.staleness[table.applied == 1]
+    if not len(values):
+        return dict.fromkeys(("staleness_mean", "staleness_p95", "staleness_max"))
+    return {
+        "staleness_mean": float(values.mean()),
+        "staleness_p95": float(values.quantile(0.95)),
+        "staleness_max": int(values.max()),
+    }

@@ -1,0 +1,187 @@
+"""A task: a module and its loss, with parameters and gradients as two flat vectors, buffers as a third."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from asgd.data.batch import Batch
+from asgd.seeds import torch_seed
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> scalar mean over the batch
+
+
+class Gradient(NamedTuple):
+    """Of the loss of one batch. ``payload`` [P], on the CPU, belongs to the receiver: nobody writes it again."""
+
+    payload: Tensor
+    loss: float
+    correct: int | None  # right answers; None where targets are floating
+    samples: int
+
+
+class Evaluation(NamedTuple):
+    """Means over samples; ``accuracy`` in [0, 1] is None where targets are floating."""
+
+    loss: float
+    accuracy: float | None
+    samples: int
+
+
+class Task:
+    """A module and its loss on a device, with the module's state as flat vectors.
+
+    ``params`` [P] lies on the task's device. The module's parameters are views of it: writing to it changes the module.
+    Parameters keep the order of ``module.parameters()``, buffers that of ``module.named_buffers()``. Only buffers that
+    ``state_dict`` has are counted. Frozen parameters (``requires_grad=False``) are part of the vector, with gradient
+    zero; an optimizer's weight decay would still move them. The module is changed in place and belongs to the task.
+    ValueError when the parameters are none, all frozen, or of more than one dtype.
+    """
+
+    def __init__(self, module: nn.Module, loss: Loss, device: str | torch.device = "cpu"):
+        self.module, self.loss, self.device = module.to(device).train(), loss, torch.device(device)
+        self._parameters = _checked(list(module.parameters()))
+        self._trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        self._buffers = [buffer for name, buffer in module.named_buffers() if name in module.state_dict(keep_vars=True)]
+        self.params = self._flatten()
+
+    def _flatten(self) -> Tensor:
+        flat = torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters])
+        pieces = flat.split([parameter.numel() for parameter in self._parameters])
+        for parameter, piece in zip(self._parameters, pieces, strict=True):
+            parameter.data = piece.view_as(parameter)
+        return flat
+
+    @property
+    def buffers(self) -> Tensor:
+        """[B], a fresh copy of all buffers on the CPU, float32 or float64 if the parameters are; empty when none.
+
+        Integers, such as ``num_batches_tracked``, are exact up to 2^24 in float32.
+        """
+        dtype = torch.promote_types(self.params.dtype, torch.float32)
+        pieces = [buffer.detach().reshape(-1).to(dtype) for buffer in self._buffers]
+        return torch.cat(pieces).cpu() if pieces else torch.empty(0, dtype=dtype)
+
+    def load(self, params: Tensor, buffers: Tensor) -> None:
+        """Copy ``params`` [P] and ``buffers`` [B] into the module. ValueError when a size differs, before any copy."""
+        sizes = [buffer.numel() for buffer in self._buffers]
+        _same_size("parameters", self.params.numel(), params.numel())
+        _same_size("values in its buffers", sum(sizes), buffers.numel())
+        self.params.copy_(params)
+        for buffer, piece in zip(self._buffers, buffers.to(self.device).split(sizes), strict=True):
+            buffer.copy_((piece if buffer.is_floating_point() else piece.round()).view_as(buffer))
+
+    def gradient(self, batch: Batch) -> Gradient:
+        """The gradient of the batch's loss at the present parameters, in train mode; updates BatchNorm statistics."""
+        self._switch(training=True)
+        loss, correct, samples = self._measure(batch)
+        gradients = iter(torch.autograd.grad(loss, self._trained, materialize_grads=True))
+        pieces = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self._parameters]
+        payload = torch.cat([piece.reshape(-1) for piece in pieces]).cpu()
+        return Gradient(payload, loss.item(), None if correct is None else int(correct), samples)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
+        """Loss and accuracy in eval mode, each batch weighted by its samples. ValueError when there are no batches."""
+        self._switch(training=False)
+        total_loss, right, total = 0.0, None, 0
+        for batch in _at_least_one(batches):
+            loss, correct, samples = self._measure(batch)
+            total_loss, total = total_loss + loss.item() * samples, total + samples
+            right = None if correct is None else (right or 0) + int(correct)
+        return Evaluation(total_loss / total, None if right is None else right / total, total)
+
+    def recompute_buffers(self, batches: Iterable[Batch]) -> None:
+        """Estimate BatchNorm's running statistics anew: their plain averages over ``batches``, at these parameters.
+
+        Draws of the module (dropout) do not move torch's generators. ValueError when there are no batches.
+        """
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            self._switch(training=True)
+            update_bn((self._placed(batch.inputs) for batch in _at_least_one(batches)), self.module)
+
+    def _switch(self, training: bool) -> None:
+        """Train or eval mode; the walk over all submodules takes as long as a small layer, so only when needed."""
+        if self.module.training != training:
+            self.module.train(training)
+
+    def _measure(self, batch: Batch) -> tuple[Tensor, Tensor | None, int]:
+        """Loss (a scalar), number of right answers (a scalar, or None) and number of samples."""
+        targets = self._placed(batch.targets)
+        outputs = self.module(self._placed(batch.inputs))
+        correct = None if targets.is_floating_point() else (outputs.argmax(-1) == targets).sum()
+        return self.loss(outputs, targets), correct, len(targets)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """``tensor`` on the task's device, and in the parameters' dtype if it is floating."""
+        return tensor.to(self.device, self.params.dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+def build_task(factory: Callable[[], nn.Module], loss: Loss, seed: int, device: str | torch.device = "cpu") -> Task:
+    """The task of a new module, with equal parameters for equal ``seed`` on every host, whatever was drawn before.
+
+    ``factory`` initialises on the CPU from torch's default generator, which is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(torch_seed(seed, "init"))
+        return Task(factory(), loss, device)
+
+
+def check_outputs(task: Task, shape: Sequence[int], classes: int) -> None:
+    """ValueError if the model cannot take inputs [2, *shape], or has fewer outputs than ``classes`` (0: any number).
+
+    One forward pass on zeros, in train mode; parameters, buffers and random generators stay as they are.
+    """
+    outputs = _outputs_of_zeros(task, shape)
+    if not isinstance(outputs, Tensor) or outputs.shape[:1] != (2,):
+        found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(f"the model returned {found} for 2 samples; it must return one tensor [2, ...]")
+    if outputs.shape[-1] < classes:
+        raise ValueError(
+            f"the model has {outputs.shape[-1]} outputs but the data set has {classes} classes; "
+            f"set the model's number of classes to {classes}, or leave it at ${{dataset.classes}}"
+        )
+
+
+@torch.no_grad()
+def _outputs_of_zeros(task: Task, shape: Sequence[int]) -> object:
+    buffers = task.buffers
+    try:
+        with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
+            return task.module.train()(torch.zeros(2, *shape, dtype=task.params.dtype, device=task.device))
+    except Exception as error:
+        raise ValueError(
+            f"the model cannot take the data set's inputs of shape {list(shape)}; choose another one: {error}"
+        ) from error
+    finally:
+        task.load(task.params, buffers)
+
+
+def _checked(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(f"none of the module's {len(parameters)} parameter tensors can be trained; unfreeze some")
+    dtypes = {parameter.dtype for parameter in parameters}
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"parameters of one dtype are needed, this module has {', '.join(sorted(map(str, dtypes)))}; "
+            "convert it, e.g. with module.float()"
+        )
+    return parameters
+
+
+def _same_size(what: str, own: int, received: int) -> None:
+    if own != received:
+        raise ValueError(
+            f"this model has {own:,} {what}, the message {received:,}; "
+            "every node and every checkpoint must use the same model and dataset options"
+        )
+
+
+def _at_least_one(batches: Iterable[Batch]) -> Iterator[Batch]:
+    count = 0
+    for count, batch in enumerate(batches, start=1):  # noqa: B007
+        yield batch
+    if not count:
+        raise ValueError("there are no batches; the validation set must have at least one sample")
