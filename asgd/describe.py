@@ -1,6 +1,7 @@
 """What ``parameters.json`` says of a run and of its nodes."""
 
 import importlib.metadata
+import os
 import platform
 import socket
 import subprocess
@@ -36,6 +37,7 @@ def node(config: dict, role: str, rank: int | None, device: str, threads: int) -
         "device": device,
         "threads": threads,
         "host": socket.gethostname(),
+        "pid": os.getpid(),
         "platform": platform.platform(),
         "versions": versions(),
         "hyper_parameters": {name: config[name] for name in names},

@@ -51,7 +51,8 @@ class Display:
         return self
 
     def __exit__(self, *_):
-        self.progress.stop()
+        if self.live:
+            self.progress.stop()
 
     def show(self, figures: dict) -> None:
         if self.live:

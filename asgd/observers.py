@@ -54,5 +54,3 @@ class Every:
     def version(self, server, now: float) -> None:
         if self.every and server.version % self.every == 0:
             self.action(server, now)
-
-

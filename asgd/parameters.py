@@ -1,4 +1,4 @@
-"""The server's parameters: one flat vector, the torch optimizer that moves it, and the version that counts its steps."""
+"""The server's parameters: one flat vector, the torch optimizer that moves it, and the version that counts steps."""
 
 from collections.abc import Callable
 

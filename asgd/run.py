@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asgd import describe, environment, resume, results
+from asgd import describe, environment, results, resume
 from asgd.display import report
 from asgd.job import Job
 from asgd.records import write_json

@@ -119,9 +119,7 @@ def _load(read: Read, epoch: int, number: int, skip: int, slots: torch.Tensor, p
 
 def _send(batch: Batch | None, faults: list[str], slots: torch.Tensor, pipe: connection.Connection) -> None:
     slot = pipe.recv()  # waits until one is free
-    labels = (
-        [] if batch is None else batch.targets.tolist()
-    )  # a tensor would travel with a file and a socket of its own
+    labels = [] if batch is None else batch.targets.tolist()  # as a tensor they would need a file of their own
     if batch is not None:
         slots[slot, : len(labels)] = batch.inputs
     pipe.send((slot, labels, faults))

@@ -62,7 +62,7 @@ def _files(url: str, contents: bool) -> Iterator[tuple[str, str, bytes]]:
                 offset = archive.offset
             _only_zeros_follow(archive.fileobj)
     except (tarfile.TarError, OSError, EOFError, DataError) as error:
-        raise DataError(f"{url}: truncated or corrupt at or after byte {offset}: {error}") from error
+        raise DataError(f"{url}: truncated, corrupt or unreadable at or after byte {offset}: {error}") from error
     if not found:
         raise DataError(f"{url}: holds no samples (KEY.jpg, KEY.jpeg or KEY.png, and KEY.cls)")
 

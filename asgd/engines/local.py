@@ -130,4 +130,4 @@ def _worker(job: Job, folder: Path, rank: int) -> None:
 
 
 def _evaluator(job: Job, folder: Path) -> None:
-    roles.judge(job)
+    roles.judge(job, folder)

@@ -11,13 +11,14 @@ from socket import socket
 import torch
 from torch.futures import Future
 
+from asgd import describe
 from asgd.engines import processes, rpc
-from asgd.engines.base import Clock, WorkerNode, run_worker
+from asgd.engines.base import Clock, Node, WorkerNode, run_worker
 from asgd.engines.evaluators import Evaluator
 from asgd.engines.host import MARK, Host
 from asgd.engines.shipping import Inbox, Shipper
 from asgd.job import Job
-from asgd.messages import Model, Reply, Update
+from asgd.messages import Model, Update
 from asgd.task import Evaluation
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Service:
         self.present: set[int] = set()
         self.lock, self.empty = threading.Lock(), threading.Event()
         self.over: Future = Future()
+        self.evaluator_left = threading.Event()
         self.empty.set()
 
     def hello(self, rank: int) -> dict:
@@ -43,7 +45,11 @@ class Service:
             self.empty.clear()
         rpc.when_lost(f"worker{rank}", lambda reason: self._gone(rank, self.host.lost, reason))
         entry = self.host.server.ledger.get(rank)
-        return {"clock": self.host.clock(), "round": entry.round if entry else 0, "run": self.host.mark}
+        return self.welcome() | {"round": entry.round if entry else 0}
+
+    def welcome(self) -> dict:
+        """The run's time, and the mark by which a node knows the server's folder when it sees it."""
+        return {"clock": self.host.clock(), "run": self.host.mark}
 
     def join(self, rank: int, session: int) -> Future:
         return self.host.hub.join(rank, session)
@@ -72,9 +78,16 @@ class Service:
 
     def offer_evaluation(self) -> Future:
         """An evaluator has come; the future is done when the run is over."""
-        rpc.when_lost("evaluator", self.evaluator.lost)
+        rpc.when_lost("evaluator", self._evaluator_lost)
         self.evaluator.offered(lambda model: rpc.result(rpc.call("evaluator", "evaluate", model)))
         return self.over
+
+    def _evaluator_lost(self, reason: str) -> None:
+        self.evaluator.lost(reason)
+        self.evaluator_left.set()
+
+    def goodbye_evaluator(self) -> None:
+        self.evaluator_left.set()
 
     def dismiss(self, seconds: float) -> None:
         """Tell the workers that the run is over and wait for their goodbyes."""
@@ -82,6 +95,12 @@ class Service:
             rpc.call(f"worker{rank}", "stop")
         if not self.empty.wait(seconds):
             log.warning("no goodbye from workers %s within %g s", sorted(self.present), seconds)
+
+    def close(self) -> None:
+        """Let the evaluator go, if one has come."""
+        self.over.set_result(None)
+        if self.evaluator.came.is_set():
+            self.evaluator_left.wait(HURRY_SECONDS)
 
 
 def serve(job: Job, folder: Path, listener: socket | None, control: Connection | None = None) -> dict:
@@ -102,7 +121,7 @@ def serve(job: Job, folder: Path, listener: socket | None, control: Connection |
         seconds = host.server.training_seconds(host.clock())
         service.dismiss(HURRY_SECONDS if host.server.ended == "interrupted" else GOODBYE_SECONDS)
         summary = host.finish(seconds)
-    service.over.set_result(None)
+    service.close()
     evaluator.close()
     rpc.disconnect()
     if host.hub.error:
@@ -199,10 +218,18 @@ class EvaluatorService(WorkerService):
         return self.job.evaluate(self.task, model)
 
 
-def judge(job: Job) -> None:
+def judge(job: Job, folder: Path) -> None:
     """An evaluator's life: judge the snapshots that the server sends until the run is over."""
     torch.set_num_threads(job.threads)
     store, place, interface = enlist(job, "evaluator", job.workers + 1)
     rpc.connect("evaluator", place, EvaluatorService(job), store, interface, threads=2)
-    rpc.result(rpc.call_later("ps", "offer_evaluation"))
-    rpc.disconnect()
+    welcome = rpc.result(rpc.call("ps", "welcome"))
+    parameters = describe.node(job.config, "evaluator", None, str(job.device), job.threads)
+    node = Node(folder, "evaluator", parameters, Clock(welcome["clock"]))
+    shipper = None if is_folder_of(welcome["run"], folder) else Shipper(node.folder)
+    try:
+        with processes.catching(processes.interrupt):
+            rpc.result(rpc.call_later("ps", "offer_evaluation"))
+    finally:
+        node.close()
+        _leave(shipper, ("goodbye_evaluator",))

@@ -129,5 +129,3 @@ class RpcExchange:
 
     def push(self, update: Update) -> Reply:
         return result(call_later("ps", "push", update))
-
-

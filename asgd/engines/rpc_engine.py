@@ -53,4 +53,4 @@ class RpcEngine:
         elif role == "worker":
             roles.work(job, job.config["rank"], folder)
         else:
-            roles.judge(job)
+            roles.judge(job, folder)

@@ -45,7 +45,7 @@ class Shipper:
 
 
 class Inbox:
-    """Appends what nodes send to ``stats/<node>/`` of ``folder``. A table that is there already keeps its one header."""
+    """Appends what nodes send to ``stats/<node>/`` of ``folder``. A table that is there keeps its one header."""
 
     def __init__(self, folder: Path):
         self.folder, self.known = folder / "stats", set()

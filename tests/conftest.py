@@ -1,0 +1,104 @@
+"""Runs as a person starts them, and a watch on what they leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FAST = ["budget.epochs=null", "budget.updates=60", "evaluate.every=30"]
+
+
+@pytest.fixture(autouse=True)
+def no_leaked_process():
+    """A test that leaves a process behind fails."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    yield
+    left = [each for each in psutil.Process().children(recursive=True) if each.pid not in before]
+    helpers = ("forkserver", "resource_tracker")  # of multiprocessing; they end with this process
+    left = [each for each in left if not any(word in " ".join(each.cmdline()) for word in helpers)]
+    _, alive = psutil.wait_procs(left, timeout=5)
+    for process in alive:
+        process.kill()
+    assert not alive, f"left behind: {alive}"
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+class Command:
+    """``python -m asgd.run ...`` in a folder of its own; ``folder`` is the run folder."""
+
+    def __init__(self, folder: Path, *options: str, env: dict | None = None, cwd: Path = ROOT, prefix: tuple = ()):
+        self.folder = folder
+        place = () if any(word.startswith(("resume=", "-m")) for word in options) else (f"hydra.run.dir={folder}",)
+        clean = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+        self.process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "asgd.run", *options, *place],
+            cwd=cwd,
+            env=clean | {"PYTHONPATH": str(ROOT)} | (env or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.tree: list[psutil.Process] = []
+
+    def wait(self, seconds: float = 90) -> str:
+        """What it printed, once it has ended."""
+        self.output, _ = self.process.communicate(timeout=seconds)
+        self.code = self.process.returncode
+        return self.output
+
+    def until(self, condition, seconds: float = 60):
+        """Wait for a state of the run folder or of the processes; fails if it does not come."""
+        deadline = time.monotonic() + seconds
+        while not (value := condition()):
+            assert self.process.poll() is None, f"ended early: {self.process.communicate()[0]}"
+            assert time.monotonic() < deadline, "it did not come to this"
+            time.sleep(0.05)
+        return value
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of the run that is there now; remembered for ``gone``."""
+        self.tree = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        return self.tree
+
+    def node(self, name: str) -> psutil.Process:
+        """The process of one node, which its parameters.json names."""
+        return psutil.Process(json.loads((self.folder / "stats" / name / "parameters.json").read_text())["pid"])
+
+    def gone(self, seconds: float = 5) -> list[psutil.Process]:
+        """Those of the remembered processes that are still alive after ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while (alive := [each for each in self.tree if is_alive(each)]) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return alive
+
+    def rows(self, table: str) -> list[str]:
+        path = self.folder / "stats" / table
+        return path.read_text().splitlines()[1:] if path.exists() else []
+
+
+@pytest.fixture
+def start(tmp_path):
+    """``start("option=value", ...)`` starts a command; all that are left at the end of the test are killed."""
+    commands = []
+
+    def launch(*options: str, name: str = "run", **keywords) -> Command:
+        commands.append(Command(tmp_path / name, *options, **keywords))
+        return commands[-1]
+
+    yield launch
+    for command in commands:
+        if command.process.poll() is None:
+            for process in command.processes():
+                process.kill()
+        command.process.stdout.close()
+        command.process.wait()
