@@ -7,7 +7,8 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from shards import encode, write
+
+from tests.shards import encode, write
 
 FILES = sorted((Path(__file__).parents[1] / "conf" / "dataset").glob("*.yaml"))
 SHARDS = {"cifar10": (10, 32), "tiny_imagenet": (200, 64), "imagenet": (1000, 224)}

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from shards import dataset, good, numbers, write, write_set
 
 from asgd.data.tar import DataError
+from tests.shards import dataset, good, numbers, write, write_set
 
 
 def seen(batches):
@@ -95,7 +95,8 @@ def test_interrupts_are_the_parents_business_and_a_killed_loader_is_an_error(tmp
 
 
 PARENT = """
-import multiprocessing, shards, sys
+import multiprocessing, sys
+from tests import shards
 if __name__ == "__main__":
     batches = shards.dataset(sys.argv[1], loaders=1).batches(1, 1)
     next(batches)
@@ -108,8 +109,7 @@ def test_loaders_end_with_a_killed_parent(tmp_path):
     (url,) = write_set(tmp_path, "train", [5])
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     parent = subprocess.Popen(
         [sys.executable, script, url], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )

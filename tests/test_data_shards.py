@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from shards import CLASSES, dataset, good, numbers, write, write_set
 
 from asgd.data.augment import PadCropFlip
+from tests.shards import CLASSES, dataset, good, numbers, write, write_set
 
 SIZES = [5, 1, 4, 7, 2]
 
@@ -115,11 +115,13 @@ def test_the_same_bytes_in_another_process_whatever_its_environment(tmp_path):
     np.random.seed(1)
     torch.manual_seed(1)
     assert fingerprint(data) == expected
-    here = Path(__file__).parent
-    code = f"import test_data_shards as here; print(here.fingerprint(here.augmented({str(tmp_path / '*.tar')!r})))"
-    python_path = os.pathsep.join([str(here), str(here.parent)])
-    environment = {**os.environ, "RANK": "3", "WORLD_SIZE": "4", "PYTHONHASHSEED": "7", "PYTHONPATH": python_path}
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    code = (
+        f"import tests.test_data_shards as here; print(here.fingerprint(here.augmented({str(tmp_path / '*.tar')!r})))"
+    )
+    changes = {"RANK": "3", "WORLD_SIZE": "4", "PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | changes, capture_output=True, text=True, check=True
+    )
     assert run.stdout.strip() == expected
 
 

@@ -4,10 +4,10 @@ import tarfile
 from itertools import islice
 
 import pytest
-from shards import dataset, encode, good, numbers, write
 
 from asgd.data import tar
 from asgd.data.tar import DataError
+from tests.shards import dataset, encode, good, numbers, write
 
 
 def four(folder):
