@@ -3,7 +3,6 @@
 import logging
 import shutil
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 import hydra
@@ -13,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asgd import describe, environment, results, resume
+from asgd import command_line, describe, environment, results
 from asgd.display import report
 from asgd.job import Job
 from asgd.records import write_json
@@ -50,7 +49,7 @@ def resolve(config: DictConfig) -> dict:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise Failed(str(error).partition("\n")[0]) from error
+        raise Failed(f"{error.full_key or 'the configuration'}: {str(error).partition(chr(10))[0]}") from error
 
 
 def run(config: dict, folder: Path) -> float | None:
@@ -69,7 +68,7 @@ def prepare(config: dict, folder: Path) -> Job:
     """The checked job, and its parameters in the folder. Failed for every mistake that can be known now."""
     try:
         job = Job(config)
-        resume.check(config, folder) if config["resume"] else check_free(folder, config)
+        command_line.check_resumable(config, folder) if config["resume"] else check_free(folder, config)
         job.check()
         job.engine.reserve(config["role"])
     except (ValueError, InstantiationException) as error:
@@ -104,13 +103,11 @@ def conclude(job: Job, folder: Path) -> float | None:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder in which nothing but Hydra has written, and the day's folder if that leaves it empty."""
+    """Remove a folder in which nothing but Hydra has written."""
     if all(path.name in (".hydra", "run.log") for path in folder.iterdir()):
         shutil.rmtree(folder)
-        with suppress(OSError):
-            folder.parent.rmdir()
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = resume.arguments(sys.argv[1:])
+    sys.argv[1:] = command_line.prepare(sys.argv[1:])
     main()

@@ -50,7 +50,7 @@ def a_server(workers: int = 2, **parts) -> Server:
     parameters = Parameters(initial, optimizer, parts.pop("schedule", Constant()))
     defaults = {"buffers": Latest(torch.zeros(2)), "rule": MeanOfUpdates(), "weight": One(), "policy": Immediate()}
     defaults |= {"budget": Budget(updates=10**6), "workers": workers}
-    return Server(parameters, **(defaults | parts))
+    return parts.pop("server", Server)(parameters, **(defaults | parts))
 
 
 def an_update(worker: int, round: int = 0, version: int = 0, value: float = 1.0, **fields) -> Update:
@@ -61,7 +61,7 @@ def an_update(worker: int, round: int = 0, version: int = 0, value: float = 1.0,
 
 
 class Formula:
-    """A worker whose payload is ``formula(rank, round, params)``; each counts as one sample."""
+    """A worker whose payload is ``formula(rank, round, params)``, one sample each; it adds its rank to the buffers."""
 
     def __init__(self, rank: int, formula: Callable, round: int = 0):
         self.rank, self.formula, self.session, self.round = rank, formula, 10 * rank, round
@@ -69,9 +69,8 @@ class Formula:
     def compute(self, model: Model) -> Update:
         payload = self.formula(self.rank, self.round, model.params)
         self.round += 1
-        return Update(
-            self.rank, self.session, self.round - 1, model.version, payload, model.buffers, 0.5, None, samples=1
-        )
+        buffers = model.buffers + self.rank
+        return Update(self.rank, self.session, self.round - 1, model.version, payload, buffers, 0.5, None, samples=1)
 
 
 class Real:
@@ -120,10 +119,11 @@ class Script:
         return self
 
     def arrive_at_random(self, generator, count: int, check: Callable = lambda: None) -> "Script":
-        """Any of the workers that hold a model, ``count`` times."""
+        """Any of the workers that hold a model, ``count`` times or until nobody does; ``check()`` before each."""
         for _ in range(count):
             check()
-            self.arrive(int(generator.choice(sorted(self.held))))
+            if self.held:
+                self.arrive(int(generator.choice(sorted(self.held))))
         return self
 
     def _arrival(self, entrance: Callable[[float], list[Reply]]) -> None:

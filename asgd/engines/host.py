@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from asgd import checkpoints, describe
+from asgd import checkpoints, describe, results
 from asgd.display import Display
 from asgd.engines.base import Clock, Node
 from asgd.engines.hub import Hub
@@ -43,11 +43,11 @@ class Host:
         self.failed: dict[int, str] = {}
         self.skipped = 0
         self.rate_mark = (self.clock(), self.server.version)
-        self._observe(job.config["evaluate"]["every"], job.config["checkpoint"]["every"])
-
-    def _observe(self, evaluate_every: int, checkpoint_every: int) -> None:
-        evaluate, checkpoint = Every(evaluate_every, self.evaluate), Every(checkpoint_every, self.checkpoint)
+        evaluate = Every(job.config["evaluate"]["every"], self.evaluate)
+        checkpoint = Every(job.config["checkpoint"]["every"], self.checkpoint)
         self.server.observers = [self.updates, self.status, evaluate, checkpoint]
+        if state and self.server.version not in results.evaluation(folder).version.values:
+            evaluate.version(self.server, self.clock())  # the run was killed before this one was ready
 
     def _resumed(self) -> dict | None:
         if not self.job.config["resume"]:

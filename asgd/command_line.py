@@ -1,0 +1,50 @@
+"""The words of the command line, before Hydra reads them: patterns are quoted, and a resumed run's options added."""
+
+import json
+import re
+from pathlib import Path
+
+from asgd import checkpoints
+
+SAME = ("model", "topology", "optimizer", "buffers", "seed")  # what a run cannot change half-way
+PATTERN = re.compile(r"""(?P<key>[^=]+)=(?P<value>[^"'\[{][^"']*(?<!\$)\{[^{}$]*(\.\.|,)[^{}$]*\}[^"']*)""")
+
+
+def prepare(words: list[str]) -> list[str]:
+    """What Hydra is given for what the user typed."""
+    return resumed([quoted(word) for word in words])
+
+
+def quoted(word: str) -> str:
+    """``url=x-{000..007}.tar`` -> ``url="x-{000..007}.tar"``: Hydra's grammar has another use for bare braces."""
+    match = PATTERN.fullmatch(word)
+    return f'{match["key"]}="{match["value"]}"' if match else word
+
+
+def resumed(words: list[str]) -> list[str]:
+    """With ``resume=<run folder>``: also the options that run was started with, where the words give none.
+
+    Hydra's own record of them stays as it is.
+    """
+    folder = next((word.removeprefix("resume=") for word in words if word.startswith("resume=")), None)
+    if folder in (None, "null") or not (Path(folder) / "parameters.json").exists():
+        return words
+    given = {key(word) for word in words}
+    before = json.loads((Path(folder) / "parameters.json").read_text())["overrides"]
+    return [word for word in before if key(word) not in given] + words + ["hydra.output_subdir=null"]
+
+
+def key(override: str) -> str:
+    """``+model.width=3`` -> ``model.width``"""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0]
+
+
+def check_resumable(config: dict, folder: Path) -> None:
+    """ValueError when there is no checkpoint, or it belongs to another model or method."""
+    before = checkpoints.load(folder)["config"]
+    for part in SAME:
+        if before[part] != config[part]:
+            raise ValueError(
+                f"resume={folder}: that run has {part} {before[part]}, this command {config[part]}; "
+                "leave the option out to go on with the run as it was"
+            )

@@ -1,0 +1,93 @@
+"""Mistakes get one clear message before anything is started, and leave no run folder."""
+
+import re
+import socket
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from asgd import command_line, run
+from tests.conftest import FAST
+
+MISTAKES = {
+    "an unknown option": (["optimizer.learning_rate=1"], "learning_rate"),
+    "an unknown group": (["topology=asink"], "asink"),
+    "no workers": (["workers=0"], "workers=0: a whole number from 1 on"),
+    "a rank out of range": (["role=worker", "rank=3"], "rank=3: a worker of workers=2 has a rank from 1 to 2"),
+    "no rank": (["role=worker"], "rank=None"),
+    "an unknown role": (["role=boss"], "role=boss: one of all, ps, worker, evaluator"),
+    "a missing url": (["dataset=cifar10"], "dataset.url"),
+    "a url that matches nothing": (
+        ["dataset=cifar10", "dataset.url=/nowhere/x-{0..3}.tar", "dataset.val_url=/nowhere/y.tar"],
+        "/nowhere/x-",
+    ),
+    "labels beyond the model's classes": (["model.classes=7"], "7 outputs but the data set has 10 classes"),
+    "a device that is not there": (["device=cuda:63"], "device=cuda:63"),
+    "a device that is none": (["device=gpu"], "device=gpu: cpu, cuda"),
+    "beyond loopback": (["engine.host=192.0.2.1"], "engine.trusted_network=true"),
+    "a host that is not here": (["engine.host=192.0.2.1", "engine.trusted_network=true"], "an address of this machine"),
+    "no budget": (["budget.epochs=null"], "budget"),
+    "a negative budget": (["budget.updates=-1"], "budget.updates=-1"),
+    "an unknown objective": (["objective=acuracy"], "final_accuracy"),
+    "an unknown policy for buffers": (["buffers=mine"], "buffers=mine: one of server_mean, latest, recompute"),
+    "an unknown choice": (["nonfinite=ignore"], "nonfinite=ignore: stop or skip"),
+    "a model that does not fit": (["model=resnet50", "dataset=noise"], "shape"),
+    "a missing value": (["schedule=step"], "schedule.milestones"),
+    "a bad schedule": (["schedule=cosine"], "schedule.length=None"),
+    "too many backups": (["topology=backup", "topology.backups=2"], "backups=2: 0 to workers - 1 = 1"),
+    "nothing to resume": (["resume={tmp}/nothing"], "no checkpoint there"),
+    "threads in several roles": (["engine=threads", "role=ps"], "use engine=rpc"),
+    "a negative lr": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
+    "no data behind a batch": (["dataset.batch_size=0"], "batch_size=0"),
+}
+
+
+TYPED = {name: MISTAKES.pop(name) for name in ("an unknown option", "an unknown group", "a missing value")}
+TYPED |= {name: MISTAKES[name] for name in ("no workers", "a url that matches nothing", "nothing to resume")}
+
+
+@pytest.mark.parametrize("mistake", TYPED)
+def test_a_mistake_on_the_command_line_is_named_and_leaves_nothing(start, mistake, tmp_path):
+    options, message = TYPED[mistake]
+    command = start(*[word.replace("{tmp}", str(tmp_path)) for word in options])
+    output = command.wait()
+    assert message in output
+    assert "Traceback" not in output
+    assert command.code not in (0, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_before_anything_is_started(mistake, tmp_path, monkeypatch):
+    options, message = MISTAKES[mistake]
+    words = [word.replace("{tmp}", str(tmp_path)) for word in options]
+    with initialize_config_dir(str(run.CONF), version_base="1.3"):
+        config = compose("config", command_line.prepare(words))
+    with pytest.raises(run.Failed, match=re.escape(message)):
+        run.prepare(run.resolve(config), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_patterns_need_no_quotes_for_hydra():
+    words = ["dataset.url=/a/x-{00..07}.tar", "a.b={x: 1}", "c=${d}", 'e="{0..1}"', "-m", "lr=1,2"]
+    assert command_line.prepare(words) == ['dataset.url="/a/x-{00..07}.tar"', *words[1:]]
+
+
+def test_a_port_in_use_is_named_before_a_process_starts(start, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        command = start(f"engine.port={port}")
+        output = command.wait()
+    assert f"engine.port={port}: cannot listen there" in output and command.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(start):
+    first = start(*FAST, "engine=threads")
+    assert first.wait() and first.code == 0
+    before = {path: path.read_bytes() for path in (first.folder / "stats").rglob("*") if path.is_file()}
+    second = start(*FAST, "engine=threads")
+    assert "already holds a run" in second.wait() and second.code == 2
+    assert before == {path: path.read_bytes() for path in (first.folder / "stats").rglob("*") if path.is_file()}

@@ -1,0 +1,126 @@
+"""The walls between the modules, as docs/design.md draws them: who may import whom, and what the core never touches."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "asgd"
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
+MODULES = {name.removesuffix(".__init__"): path for name, path in MODULES.items()}
+
+ALLOWED = {  # module: what it may import of ours; a package stands for all that is in it
+    "messages": (),
+    "seeds": (),
+    "weights": (),
+    "budget": (),
+    "schedules": (),
+    "buffers": (),
+    "results": (),
+    "records": (),
+    "environment": (),
+    "ledger": ("messages",),
+    "rules": ("messages",),
+    "policies": ("ledger", "messages"),
+    "parameters": ("messages",),
+    "server": ("budget", "ledger", "messages", "parameters"),
+    "task": ("data.batch", "seeds"),
+    "workers": ("data.batch", "messages", "seeds", "task"),
+    "data": ("data", "seeds"),
+    "models": ("models", "seeds"),
+    "observers": ("messages", "records"),
+    "evaluations": ("messages", "records"),
+    "checkpoints": ("records",),
+    "summary": ("records", "results", "server"),
+    "engines.hub": ("ledger", "messages", "server"),
+    "engines.rpc": ("engines.rendezvous", "messages"),
+}
+CORE = (
+    "messages ledger rules weights policies parameters buffers budget schedules server workers task seeds observers"
+).split()
+OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
+
+
+def imports(name: str) -> set[str]:
+    """The modules that a file imports, anywhere in it, by their full names."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {each if each in MODULES else node.module for each in whole}
+    return found
+
+
+def ours(name: str) -> set[str]:
+    """What a file imports of the package, without the package's own name."""
+    return {each.removeprefix("asgd.") for each in imports(name) if each.startswith("asgd.")}
+
+
+def inside(module: str, names) -> bool:
+    return any(module == each or module.startswith(f"{each}.") for each in names)
+
+
+def within(name: str) -> list[str]:
+    return [module for module in MODULES if inside(module, [f"asgd.{name}"])]
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_module_imports_only_what_its_wall_lets_through(name):
+    assert within(name)
+    for module in within(name):
+        beyond = {each for each in ours(module) if not inside(each, ALLOWED[name])}
+        assert not beyond, f"{module} imports {sorted(beyond)}"
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_has_no_clock_thread_or_socket(name):
+    roots = {each.partition(".")[0] for each in imports(f"asgd.{name}")}
+    assert not roots & OUTSIDE
+    assert not any(inside(each, ["engines"]) for each in ours(f"asgd.{name}"))
+
+
+def test_no_engine_is_known_outside_the_engines():
+    outside = [name for name in MODULES if not inside(name, ["asgd.engines"])]
+    assert not [name for name in outside if any(inside(each, ["engines"]) for each in ours(name))]
+
+
+def test_engines_name_no_rule_weight_policy_or_model():
+    for name in within("engines"):
+        assert not [each for each in ours(name) if inside(each, ["rules", "weights", "policies", "models"])], name
+
+
+def test_only_one_file_knows_torchs_rpc():
+    users = [name for name in MODULES if inside("torch.distributed", [""]) or uses_distributed(name)]
+    assert users == ["asgd.engines.rpc"]
+
+
+def uses_distributed(name: str) -> bool:
+    return any(inside(each, ["torch.distributed"]) for each in imports(name)) or any(
+        isinstance(node, ast.Attribute) and node.attr == "distributed"
+        for node in ast.walk(ast.parse(MODULES[name].read_text()))
+    )
+
+
+def test_nothing_imports_tests_or_experiments():
+    for name in MODULES:
+        assert not [each for each in imports(name) if inside(each, ["tests", "experiments"])], name
+
+
+def test_there_are_no_cycles():
+    graph = {name: {f"asgd.{each}" for each in ours(name)} & set(MODULES) for name in MODULES}
+    while leaves := {name for name, needs in graph.items() if not needs}:
+        graph = {name: needs - leaves for name, needs in graph.items() if name not in leaves}
+    assert not graph, f"a cycle among {sorted(graph)}"
+
+
+def test_every_module_says_what_it_is():
+    silent = [name for name, path in MODULES.items() if path.read_text() and not docstring(path)]
+    assert not silent
+
+
+def docstring(path: Path) -> str | None:
+    return ast.get_docstring(ast.parse(path.read_text()))
