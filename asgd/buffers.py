@@ -5,6 +5,7 @@ variance 1, the classic silent failure of parameter servers.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import islice
 
 import torch
@@ -65,7 +66,8 @@ class Recompute(Latest):
 
     @staticmethod
     def prepare(task, batches: Callable[[], Iterator]) -> None:
-        task.recompute_buffers(islice(batches(), Recompute.BATCHES))
+        with closing(batches()) as endless:
+            task.recompute_buffers(islice(endless, Recompute.BATCHES))
 
 
 CHOICES = {"server_mean": ServerMean, "latest": Latest, "recompute": Recompute}

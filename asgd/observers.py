@@ -24,19 +24,18 @@ class UpdateLog:
 class Status:
     """The last figures, for the display: ``loss`` and ``staleness`` are running means over some 100 pushes."""
 
-    MEMORY = 0.99
+    MEMORY = 100
 
     def __init__(self):
-        self.loss: float | None = None
-        self.staleness = 0.0
+        self.pushes, self.loss, self.staleness = 0, None, 0.0
 
     def event(self, event: Event) -> None:
         if event.event != "push" or not event.applied:
             return
-        if self.loss is None:
-            self.loss, self.staleness = event.loss, float(event.staleness)
-        self.loss += (1 - self.MEMORY) * (event.loss - self.loss)
-        self.staleness += (1 - self.MEMORY) * (event.staleness - self.staleness)
+        self.pushes += 1
+        share = 1 / min(self.pushes, self.MEMORY)
+        self.loss = event.loss if self.loss is None else self.loss + share * (event.loss - self.loss)
+        self.staleness += share * (event.staleness - self.staleness)
 
     def version(self, server, now: float) -> None:
         pass

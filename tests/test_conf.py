@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from asgd.job import Job
-from asgd.messages import Model
-from tests.scripted import CONF, DIGITS, ENDLESS, QUADRATIC, Script, a_job, with_tasks
+from asgd.server import Server
+from tests.scripted import CONF, DIGITS, ENDLESS, QUADRATIC, a_job, with_tasks
 
 FILES = sorted(path for path in CONF.glob("*/*.yaml"))
 NEEDED = {"schedule/cosine": ("budget.updates=100",), "schedule/step": ("schedule.milestones=[10]",)}
@@ -86,12 +86,11 @@ def test_every_model_makes_a_server_and_a_worker(choice):
 
 
 def test_the_main_job_passes_its_check_and_learns():
-    job = Job(a_job(problem=(), limits=()).config)
-    job.check()
-    script, judge = with_tasks(a_job("model=linear", problem=(), limits=ENDLESS)), None
-    judge = a_job("model=linear", problem=(), limits=ENDLESS)
-    before = judge.evaluate(judge.task("cpu"), script.server.snapshot())
-    after = judge.evaluate(judge.task("cpu"), script.arrive(*[1, 2] * 30).server.snapshot())
+    a_job(problem=(), limits=()).check()
+    job = a_job(problem=(), limits=ENDLESS)
+    script = with_tasks(job)
+    before = job.evaluate(job.task("cpu"), script.server.snapshot())
+    after = job.evaluate(job.task("cpu"), script.arrive(*[1, 2] * 40).server.snapshot())
     assert after.loss < before.loss and after.accuracy > before.accuracy
 
 
@@ -100,13 +99,10 @@ def test_equal_seeds_make_equal_models_in_every_process_and_other_seeds_do_not()
     assert torch.equal(models[0], models[1]) and not torch.equal(models[0], models[2])
 
 
-def test_a_user_can_put_a_class_of_their_own_into_a_topology():
-    job = a_job("topology.server._target_=tests.test_conf.Doubled", problem=DIGITS)
-    assert isinstance(job.server(job.task("cpu")), Doubled)
-
-
-class Doubled(type(a_job().server(a_job().task("cpu")))):
+class Own(Server):
     """A server as a user may write one."""
 
 
-assert Script and Model
+def test_a_user_can_put_a_class_of_their_own_into_a_topology():
+    job = a_job(f"topology.server._target_={Own.__module__}.Own", problem=DIGITS)
+    assert isinstance(job.server(job.task("cpu")), Own)

@@ -77,7 +77,9 @@ def test_gradients_that_wait_for_a_step_are_restored(tmp_path):
     state = through_a_file(script.server, tmp_path)
     received = state["rule"]["received"]
     assert [update["worker"] for update, _ in received] == [1, 2, 3]
-    assert all(torch.equal(entry["payload"], random_gradient(entry["worker"], 1, script.params)) for entry, _ in received)
+    assert all(
+        torch.equal(entry["payload"], random_gradient(entry["worker"], 1, script.params)) for entry, _ in received
+    )
 
 
 @pytest.mark.parametrize("arrived", [(), (2,), (3, 1)], ids=["at a step", "one arrived", "two arrived"])

@@ -33,6 +33,10 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "evaluations": ("messages", "records"),
     "checkpoints": ("records",),
     "summary": ("records", "results", "server"),
+    "describe": ("task",),
+    "display": (),
+    "system_stats": ("records",),
+    "job": ("buffers", "budget", "data.batch", "parameters", "records", "server", "task", "workers"),
     "engines.hub": ("ledger", "messages", "server"),
     "engines.rpc": ("engines.rendezvous", "messages"),
 }
@@ -83,6 +87,17 @@ def test_the_core_has_no_clock_thread_or_socket(name):
     assert not any(inside(each, ["engines"]) for each in ours(f"asgd.{name}"))
 
 
+def test_only_the_command_line_and_engines_are_free_to_import_more():
+    free = {name for name in MODULES if not inside(name, [f"asgd.{each}" for each in ALLOWED])}
+    assert free - {"asgd", *within("engines")} <= {"asgd.run", "asgd.resume", "asgd.command_line", "asgd.compare"}
+
+
+def test_nothing_imports_the_command_line_but_the_command_line():
+    top = ["run", "command_line", "compare"]
+    for name in MODULES:
+        assert inside(name, [f"asgd.{each}" for each in top]) or not [each for each in ours(name) if inside(each, top)]
+
+
 def test_no_engine_is_known_outside_the_engines():
     outside = [name for name in MODULES if not inside(name, ["asgd.engines"])]
     assert not [name for name in outside if any(inside(each, ["engines"]) for each in ours(name))]
@@ -93,16 +108,15 @@ def test_engines_name_no_rule_weight_policy_or_model():
         assert not [each for each in ours(name) if inside(each, ["rules", "weights", "policies", "models"])], name
 
 
+def names_distributed(name: str) -> bool:
+    """Whether a file imports torch.distributed or reaches it through torch."""
+    nodes = ast.walk(ast.parse(MODULES[name].read_text()))
+    reached = any(isinstance(node, ast.Attribute) and node.attr == "distributed" for node in nodes)
+    return reached or any(inside(each, ["torch.distributed"]) for each in imports(name))
+
+
 def test_only_one_file_knows_torchs_rpc():
-    users = [name for name in MODULES if inside("torch.distributed", [""]) or uses_distributed(name)]
-    assert users == ["asgd.engines.rpc"]
-
-
-def uses_distributed(name: str) -> bool:
-    return any(inside(each, ["torch.distributed"]) for each in imports(name)) or any(
-        isinstance(node, ast.Attribute) and node.attr == "distributed"
-        for node in ast.walk(ast.parse(MODULES[name].read_text()))
-    )
+    assert [name for name in MODULES if names_distributed(name)] == ["asgd.engines.rpc"]
 
 
 def test_nothing_imports_tests_or_experiments():
