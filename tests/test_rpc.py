@@ -122,7 +122,7 @@ def exchanges() -> dict:
     ask("write", False)
     models = [exchange.join(1, 7).model, *[exchange.push(ones(round)).model for round in range(PULLS)]]
     ask("rest")
-    torn = sum(is_torn(model.params) or -model.params[0] != model.version for model in models)
+    torn = sum(is_torn(model.params) or model.params[0].item() != -model.version for model in models)
     return {"torn": torn, "others_came_between": models[-1].version > PULLS}
 
 
