@@ -25,7 +25,7 @@ class GradientWorker:
 
     def compute(self, model: Model, batches: Iterator[Batch]) -> Update:
         """The answer to ``model``, from the next of the ``batches``."""
-        torch.manual_seed(torch_seed(self.seed, "worker", self.rank, self.round))
+        self.task.reseed(torch_seed(self.seed, "worker", self.rank, self.round))
         self.task.load(model.params, model.buffers)
         payload, loss, correct, samples = self.work(model, batches)
         round, self.round = self.round, self.round + 1

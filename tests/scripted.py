@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from asgd import environment
-from asgd.buffers import Latest
 from asgd.budget import Budget
+from asgd.buffers import Latest
 from asgd.job import Job
 from asgd.messages import Model, Reply, Update
 from asgd.parameters import Parameters
@@ -32,15 +33,24 @@ torch.set_num_threads(1)
 
 
 @cache
-def _composed(overrides: tuple[str, ...]) -> dict:
+def _chosen(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        config = compose("config", overrides=list(overrides))
+        return compose("config", overrides=list(choices))
+
+
+def _composed(overrides: tuple[str, ...]) -> dict:
+    """What Hydra makes of the command line, but the files of equal choices are read only once."""
+    parsed = [OverridesParser.create().parse_override(word) for word in overrides]
+    values = [each for each in parsed if not (CONF / each.key_or_group).is_dir()]
+    config = copy.deepcopy(_chosen(tuple(each.input_line for each in parsed if each not in values)))
+    for each in values:
+        OmegaConf.update(config, each.key_or_group, each.value(), force_add=each.is_add())
     return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
 
 
 def a_job(*overrides: str, problem: tuple[str, ...] = QUADRATIC, limits: tuple[str, ...] = ENDLESS) -> Job:
     """A job made from the files in ``conf``, as the command line makes it."""
-    return Job(copy.deepcopy(_composed((*problem, *limits, *overrides))))
+    return Job(_composed((*problem, *limits, *overrides)))
 
 
 def a_server(workers: int = 2, **parts) -> Server:

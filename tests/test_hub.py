@@ -92,7 +92,7 @@ class Careless(Server):
 def handed_out_and_after(kind: type[Server]) -> tuple[torch.Tensor, torch.Tensor]:
     """What worker 1 got at the start, then and after a step by worker 2 that came before worker 1 had read it."""
     hub = a_hub(a_server(2, server=kind))
-    model = [future.wait() for future in joined(hub)][0].model
+    model = joined(hub)[0].wait().model
     then = model.params.clone()
     hub.push(an_update(2))
     return then, model.params

@@ -1,13 +1,12 @@
-"""Workers come and go: who starts when, what a departure completes, and the deadlock that is raised and not suffered."""
+"""Workers come and go: who starts when, what a departure completes, and where a late one begins."""
 
 from itertools import permutations
 
 import pytest
 
 from asgd.messages import Reply
-from asgd.policies import BoundedLead, Immediate, NextVersion
-from asgd.rules import MeanOfUpdates, MeanOfWorkers
-from asgd.server import Deadlock
+from asgd.policies import BoundedLead, NextVersion
+from asgd.rules import MeanOfWorkers
 from asgd.weights import Cutoff
 from tests.scripted import Script, a_server, an_update, equal, facts
 
@@ -57,6 +56,13 @@ def test_the_others_start_without_a_worker_that_joined_and_left_before_the_start
     server = a_server(3)
     assert join(server, 1, 2) == [] and server.leave(1, 1.0) == []
     assert who(join(server, 3)) == [2, 3]
+
+
+def test_a_departure_before_the_start_is_on_record_since_it_may_be_the_start():
+    server = a_server(2)
+    script = Script(server, join=False)
+    join(server, 1), server.leave(2, 1.0), server.leave(2, 2.0)
+    assert [(e.event, e.worker, e.waiting) for e in script.events] == [("join", 1, 1), ("leave", 2, 0)]
 
 
 def test_a_worker_that_left_before_the_start_may_come_back():
@@ -193,53 +199,3 @@ def test_who_joins_after_the_end_is_told_to_stop():
     join(server, 1)
     assert server.end("interrupted") == []
     assert join(server, 2) == [Reply(2, None)] and server.ended == "interrupted"
-
-
-# Deadlock
-
-
-@pytest.mark.parametrize("rule", [MeanOfUpdates(3), MeanOfUpdates(5)], ids=lambda rule: f"count {rule.count}")
-def test_a_deadlock_is_raised_at_once_with_who_waits_for_what(rule):
-    server = a_server(2, rule=rule, policy=NextVersion())
-    join(server, 1, 2)
-    assert server.push(an_update(1), 1.0) == []
-    with pytest.raises(Deadlock) as caught:
-        server.push(an_update(2), 2.0)
-    lines = str(caught.value).splitlines()
-    assert lines[1:] == [f"  worker {w} waits for the version after 0" for w in (1, 2)]
-    assert server.ended == "error"
-
-
-def test_a_departure_that_leaves_only_waiting_workers_is_a_deadlock():
-    server = a_server(3, rule=MeanOfUpdates(3), policy=NextVersion())
-    join(server, 1, 2, 3)
-    server.push(an_update(1), 1.0), server.push(an_update(2), 2.0)
-    with pytest.raises(Deadlock, match="worker 2 waits for the version after 0"):
-        server.leave(3, 3.0)
-
-
-class Forgetful(BoundedLead):
-    """A policy with a fault: it releases nobody once a round has been completed."""
-
-    def release(self, ledger, version):
-        return [] if ledger.slowest() else super().release(ledger, version)
-
-
-def test_a_fault_of_a_policy_shows_as_a_deadlock_and_not_as_a_run_that_hangs():
-    server = a_server(1, policy=Forgetful(slack=0))
-    join(server, 1)
-    with pytest.raises(Deadlock, match="worker 1 waits for clock 1 of the slowest worker"):
-        server.push(an_update(1), 1.0)
-
-
-def test_whoever_still_computes_is_no_deadlock():
-    server = a_server(3, rule=MeanOfUpdates(3), policy=NextVersion())
-    join(server, 1, 2, 3)
-    assert server.push(an_update(1), 1.0) == server.push(an_update(2), 2.0) == []
-    assert server.ended is None
-
-
-def test_no_reply_is_due_where_nobody_waits():
-    server = a_server(1, policy=Immediate())
-    join(server, 1)
-    assert server.tick(1.0) == [] and server.leave(1, 2.0) == [] and server.tick(3.0) == []

@@ -93,7 +93,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 
 def test_the_columns_are_those_that_readers_rely_on():
-    assert UPDATES == list(Event.__dataclass_fields__)
+    assert list(Event.__dataclass_fields__) == UPDATES
     assert records.EVALUATION == ["time_s", "version", "updates", "samples", "loss", "accuracy"]
     metrics = ["time_s", "epoch", "batch", "loss", "accuracy", "version", "compute_s", "wait_s", "samples"]
     system = ["time_s", "cpu_percent", "memory_percent", "memory_mb", "net_sent_mb", "net_recv_mb"]
@@ -142,10 +142,13 @@ def test_the_status_is_a_running_mean_of_what_was_applied():
     status = Status()
     status.event(Event(0.0, "join", 1, round=0)), status.event(pushed(loss=8.0, applied=0))
     assert status.loss is None
-    status.event(pushed(loss=4.0, staleness=2))
-    assert (status.loss, status.staleness) == (4.0, 2.0)
-    status.event(pushed(loss=2.0, staleness=4))
-    assert status.loss == pytest.approx(0.99 * 4 + 0.01 * 2) and status.staleness == pytest.approx(0.99 * 2 + 0.01 * 4)
+    losses, expected = [float(number) for number in range(1, 201)], None
+    for number, loss in enumerate(losses, 1):
+        status.event(pushed(loss=loss, staleness=int(loss)))
+        share = 1 / min(number, Status.MEMORY)
+        expected = loss if expected is None else expected + share * (loss - expected)
+        assert status.loss == pytest.approx(expected) and status.staleness == pytest.approx(expected)
+        assert number > Status.MEMORY or status.loss == pytest.approx(sum(losses[:number]) / number)
 
 
 # Evaluations

@@ -75,11 +75,9 @@ def test_gradients_that_wait_for_a_step_are_restored(tmp_path):
     script = with_formula(a_job("topology=softsync", "workers=5"), random_gradient).arrive(1, 2, 3, 4, 5, 1, 2, 3)
     assert len(script.server.rule.received) == 3
     state = through_a_file(script.server, tmp_path)
-    received = state["rule"]["received"]
-    assert [update["worker"] for update, _ in received] == [1, 2, 3]
-    assert all(
-        torch.equal(entry["payload"], random_gradient(entry["worker"], 1, script.params)) for entry, _ in received
-    )
+    received = [update for update, _ in state["rule"]["received"]]
+    assert [update["worker"] for update in received] == [1, 2, 3]
+    assert all(torch.equal(u["payload"], random_gradient(u["worker"], 1, script.params)) for u in received)
 
 
 @pytest.mark.parametrize("arrived", [(), (2,), (3, 1)], ids=["at a step", "one arrived", "two arrived"])

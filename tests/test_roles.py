@@ -44,7 +44,7 @@ def test_roles_by_hand_give_the_same_run(start, evaluator):
     options = ["workers=2", f"engine.port={free_port()}", *FAST]
     server, nodes = start_nodes(start, options, evaluator)
     assert server.wait() and server.code == 0, server.output
-    assert [node.wait(10) and None or node.code for node in nodes] == [0] * len(nodes)
+    assert [(node.wait(10) and None) or node.code for node in nodes] == [0] * len(nodes)
     assert_is_a_whole_run(server.folder, ("ps", "worker1", "worker2", *["evaluator"] * evaluator))
     own = (nodes[0].folder / "stats/worker1/training_metrics.csv").read_text()
     assert own == (server.folder / "stats/worker1/training_metrics.csv").read_text()
@@ -55,7 +55,7 @@ def test_rank_and_world_size_of_a_launcher_are_honoured(start):
     nodes = [
         start(*FAST, name=f"node{rank}", env=common | {"RANK": str(rank), "MASTER_PORT": port}) for rank in range(3)
     ]
-    assert [node.wait() and None or node.code for node in nodes] == [0, 0, 0], nodes[0].output
+    assert [(node.wait() and None) or node.code for node in nodes] == [0, 0, 0], nodes[0].output
     assert_is_a_whole_run(nodes[0].folder)
 
 
@@ -92,7 +92,7 @@ def test_nodes_that_disagree_or_take_a_place_twice_are_refused(start):
     assert not other.folder.exists() and not again.folder.exists()
     second = start("role=worker", "rank=2", "workers=2", *options, name="second")
     assert server.wait() and server.code == 0, server.output
-    assert [node.wait() and None or node.code for node in (first, second)] == [0, 0]
+    assert [(node.wait() and None) or node.code for node in (first, second)] == [0, 0]
 
 
 @pytest.fixture
@@ -124,5 +124,5 @@ def test_three_hosts_give_the_same_run(start, hosts):
     server = start("role=ps", *options, name="ps", prefix=inside[0])
     workers = [start("role=worker", f"rank={k}", *options, name=f"w{k}", prefix=inside[k]) for k in (1, 2)]
     assert server.wait() and server.code == 0, server.output
-    assert [node.wait() and None or node.code for node in workers] == [0, 0]
+    assert [(node.wait() and None) or node.code for node in workers] == [0, 0]
     assert_is_a_whole_run(server.folder)

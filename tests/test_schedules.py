@@ -1,6 +1,7 @@
 """Learning-rate schedules: torch's own where they agree, and counted on the server in updates or samples."""
 
 from functools import partial
+from itertools import pairwise
 from math import cos, pi
 
 import pytest
@@ -99,7 +100,7 @@ def moves(script, order) -> list[float]:
     for worker in order:
         script.arrive(worker)
         path.append(script.params[0].item())
-    return [before - after for before, after in zip(path, path[1:], strict=False)]
+    return [before - after for before, after in pairwise(path)]
 
 
 @pytest.mark.parametrize("order", [[1] * 8, [1, 2, 1, 2, 1, 2, 1, 2], [2, 2, 2, 1, 1, 2, 1, 2]])

@@ -153,6 +153,8 @@ WRONG = {
     "session": ({"session": 99}, "session 99 has not joined or was replaced"),
     "stranger": ({"worker": 3}, "worker 3: session 30 has not joined"),
     "payload": ({"payload": torch.zeros(4)}, "payload of 4 numbers, this model has 3"),
+    "shape": ({"payload": torch.zeros(3, 1)}, "payload"),
+    "kind": ({"payload": torch.zeros(3, dtype=torch.float64)}, "payload"),
     "buffers": ({"buffers": torch.zeros(3)}, "buffers of 3 numbers, this model has 2"),
     "future": ({"version": 2}, "version 2 is not in 0..1"),
     "negative": ({"version": -1}, "version -1 is not in 0..1"),

@@ -1,4 +1,4 @@
-"""Staleness: integer laws that hold whatever the speeds (oracles A1 to A4, A11), on the topologies as they are shipped."""
+"""Staleness: integer laws that hold whatever the speeds (oracles A1 to A5, A11), on the topologies as shipped."""
 
 from itertools import cycle, islice
 

@@ -1,7 +1,7 @@
 """The topologies as shipped in conf: degenerate cases are equalities, and everything equals a plain torch loop."""
 
 from functools import partial
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -49,8 +49,7 @@ def run(topology: str, workers: int, *options: str, problem=QUADRATIC):
 # One worker
 
 
-@pytest.mark.parametrize("recipe", ["sgd", "momentum", "adam"])
-@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize(("problem", "recipe"), [("quadratic", "momentum"), ("digits", "sgd"), ("digits", "adam")])
 @pytest.mark.parametrize("topology", SINGLE)
 def test_C1_one_worker_is_plain_torch_training_bit_for_bit(topology, problem, recipe):
     job = a_job(f"topology={topology}", "workers=1", *RECIPES[recipe], problem=PROBLEMS[problem])
@@ -205,9 +204,9 @@ def test_local_steps_count_all_their_samples_and_use_a_new_batch_each():
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_D1_the_parameters_follow_from_configuration_seed_and_order(topology):
     order = np.random.default_rng(0)
-    first = run(topology, 3, problem=DIGITS).arrive_at_random(order, 15)
-    again = run(topology, 3, problem=DIGITS).arrive(*(event.worker for event in first.pushes()))
-    other = run(topology, 3, "seed=1", problem=DIGITS).arrive(*(event.worker for event in first.pushes()))
+    first = run(topology, 3).arrive_at_random(order, 15)
+    again = run(topology, 3).arrive(*(event.worker for event in first.pushes()))
+    other = run(topology, 3, "seed=1").arrive(*(event.worker for event in first.pushes()))
     assert torch.equal(first.params, again.params) and first.events == again.events
     assert not torch.equal(first.params, other.params)
 
@@ -227,4 +226,4 @@ def test_D8_the_books_balance(topology):
     assert counts["nonfinite"] > 0 and (counts["dropped"] > 0) == (topology == "backup")
     assert [model.version for model in script.models] == list(range(1, 13))
     versions = [event.version for event in script.events]
-    assert all(after - before in (0, 1) for before, after in zip(versions, versions[1:], strict=False))
+    assert all(after - before in (0, 1) for before, after in pairwise(versions))
