@@ -21,7 +21,7 @@ def line(figures: dict) -> str:
     """One line of text; ``figures`` are those of ``Host.figures``."""
     loss = "-" if figures["loss"] is None else f"{figures['loss']:.4f}"
     return (
-        f"{figures['updates']} updates  {figures['rate']:.0f}/s  loss {loss}  "
+        f"{figures['updates']} updates  {figures['rate']:.{0 if figures['rate'] >= 10 else 1}f}/s  loss {loss}  "
         f"staleness {figures['staleness']:.2f}  workers {figures['alive']}/{figures['workers']}  "
         f"left {remaining(figures)}"
     )

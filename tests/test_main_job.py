@@ -40,7 +40,7 @@ def test_every_table_has_the_agreed_columns(default):
         **{f"{node}/system_stats.csv": records.SYSTEM for node in ("ps", "worker1", "worker2", "evaluator")},
     }
     for name, header in headers.items():
-        rows = list(csv.reader(open(stats / name)))
+        rows = list(csv.reader((stats / name).read_text().splitlines()))
         assert rows[0] == header and len(rows) > 1 and {len(row) for row in rows} == {len(header)}, name
 
 

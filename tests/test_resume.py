@@ -10,7 +10,7 @@ OPTIONS = ["budget.epochs=null", "budget.updates=400", "evaluate.every=100", "ch
 
 
 def assert_is_whole(folder, updates: int, killed_at: int) -> None:
-    """Each round once, each version once, and every evaluation but those that were not ready when the run was killed."""
+    """Each round and each version once, and every evaluation but those not ready when the run was killed."""
     events = results.updates(folder)
     pushes = events[events.event == "push"]
     assert not pushes.duplicated(["worker", "round"]).any()
