@@ -97,6 +97,8 @@ def conclude(job: Job, folder: Path) -> float | None:
     """Print the end of the run and return what it was for."""
     summary = results.summary(folder)
     log.info(report(summary, str(folder)))
+    if summary["ended"] == "interrupted":
+        raise KeyboardInterrupt  # a sweep ends here as well
     if summary["ended"] == "error":
         raise Failed(f"the run ended in an error; see {folder / 'run.log'}")
     return summary[job.config["objective"]]

@@ -22,7 +22,7 @@ def test_ctrl_c_ends_everything_within_5_seconds_and_leaves_complete_files(start
     run.process.send_signal(signal.SIGINT)
     assert run.gone(5) == []
     summary = results.summary(run.folder)
-    assert summary["ended"] == "interrupted"
+    assert summary["ended"] == "interrupted" and run.process.wait() == 130
     updates = results.updates(run.folder)
     assert (updates.applied == 1).sum() == summary["applied"] == summary["updates"]
     assert len(results.metrics(run.folder)) <= len(updates[updates.event == "push"])

@@ -22,6 +22,7 @@ HURRY_SECONDS = 4.0  # for all of them after Ctrl-C
 def run(job: Job, folder: Path, listener: socket) -> None:
     """Start the nodes and stay until the last one has gone. RuntimeError when the server did not end as it should."""
     config = job.config | {"engine": job.config["engine"] | {"port": listener.getsockname()[1]}}
+    log.info("starting the server and %d workers", job.workers)
     nodes = Nodes(config, folder)
     try:
         nodes.start_all(listener, evaluator=config["evaluate"]["every"] > 0)
