@@ -1,5 +1,7 @@
 """Workers that fail as scripted."""
 
+import threading
+
 from asgd.workers import GradientWorker
 
 
@@ -13,4 +15,13 @@ class FailsAtRound(GradientWorker):
     def work(self, model, batches):
         if self.round == self.fails:
             raise RuntimeError(f"scripted failure at round {self.round}")
+        return super().work(model, batches)
+
+
+class StuckAtRound(FailsAtRound):
+    """Never comes back from round ``fails[rank]``."""
+
+    def work(self, model, batches):
+        if self.round == self.fails:
+            threading.Event().wait()
         return super().work(model, batches)

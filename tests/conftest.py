@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -26,6 +27,12 @@ def no_leaked_process():
     for process in alive:
         process.kill()
     assert not alive, f"left behind: {alive}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def is_alive(process: psutil.Process) -> bool:

@@ -73,6 +73,13 @@ def test_a_write_that_fails_leaves_the_file_of_the_same_version(tmp_path):
     assert equal(checkpoints.load(tmp_path), state(1))
 
 
+def test_who_reads_while_the_same_version_is_written_again_reads_the_old_one_whole(tmp_path):
+    with open(checkpoints.save(tmp_path, state(1, size=10), keep=1), "rb") as reader:
+        checkpoints.save(tmp_path, state(1, size=20), keep=1)
+        assert equal(torch.load(reader, weights_only=True), state(1, size=10))
+    assert equal(checkpoints.load(tmp_path), state(1, size=20))
+
+
 # The thread
 
 

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from asgd import results
+from tests.conftest import free_port
 
 LONG = ["budget.epochs=null", "budget.seconds=120", "evaluate.every=50"]
 
@@ -27,6 +28,27 @@ def test_ctrl_c_ends_everything_within_5_seconds_and_leaves_complete_files(start
     assert (updates.applied == 1).sum() == summary["applied"] == summary["updates"]
     assert len(results.metrics(run.folder)) <= len(updates[updates.event == "push"])
     assert (run.folder / "checkpoints").exists()
+
+
+def test_ctrl_c_does_not_wait_for_a_batch_that_takes_for_ever(start):
+    run = start(*LONG, "topology.worker._target_=tests.broken.StuckAtRound", "+topology.worker.fails={1: 5, 2: 7}")
+    run.until(lambda: len(run.rows("ps/updates.csv")) == 2 + 5 + 7)
+    run.processes()
+    run.process.send_signal(signal.SIGINT)
+    assert run.gone(5) == []
+    assert results.summary(run.folder)["ended"] == "interrupted"
+    assert results.summary(run.folder)["updates"] == 12
+
+
+def test_a_worker_by_hand_says_that_its_server_is_gone(start):
+    options = [*LONG, "workers=1", f"engine.port={free_port()}", "evaluate.every=0"]
+    server = start("role=ps", *options, name="ps")
+    worker = start("role=worker", "rank=1", *options, name="worker")
+    server.until(lambda: under_way(server))
+    server.process.kill()
+    output = worker.wait(20)
+    assert worker.code == 1 and "the other node is gone" in output and "Traceback" not in output
+    assert len(results.metrics(worker.folder)) > 40
 
 
 @pytest.mark.parametrize("victim", ["ps", "worker1", "command"])

@@ -30,26 +30,40 @@ def sync(workers: int = 2, **parts) -> Server:
     return a_server(workers, rule=MeanOfWorkers(), policy=NextVersion(), **parts)
 
 
+def answer(future):
+    """The reply that has to be there by now."""
+    assert future.done()
+    return future.value()
+
+
+def wait(future):
+    """The reply, once it is there; a reply that never comes is a failure and not a test that hangs."""
+    here = threading.Event()
+    future.then(lambda _: here.set())
+    assert here.wait(30), "no reply"
+    return future.value()
+
+
 # Threads
 
 
 def life(hub: Hub, worker: int, seen: list, failures: list) -> None:
     """Pull and push until the server says stop; every push is sent twice."""
-    reply = hub.join(worker, 10 * worker).wait()
+    reply = wait(hub.join(worker, 10 * worker))
     round = 0
     while reply.model is not None:
         seen.append((worker, reply.model))
         payload = torch.full((SIZE,), float(worker))
         update = an_update(worker, round, reply.model.version, payload=payload, samples=1)
         first, second = hub.push(update), hub.push(update)
-        reply, round = first.wait(), round + 1
-        if second.wait() is not reply:
+        reply, round = wait(first), round + 1
+        if wait(second) is not reply:
             failures.append((worker, round))
 
 
 def run_threads(server: Server, workers: int) -> tuple[Hub, list]:
     hub, seen, failures = a_hub(server), [], []
-    threads = [threading.Thread(target=life, args=(hub, w, seen, failures)) for w in range(1, workers + 1)]
+    threads = [threading.Thread(target=life, args=(hub, w, seen, failures), daemon=True) for w in range(1, workers + 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -92,7 +106,7 @@ class Careless(Server):
 def handed_out_and_after(kind: type[Server]) -> tuple[torch.Tensor, torch.Tensor]:
     """What worker 1 got at the start, then and after a step by worker 2 that came before worker 1 had read it."""
     hub = a_hub(a_server(2, server=kind))
-    model = joined(hub)[0].wait().model
+    model = answer(joined(hub)[0]).model
     then = model.params.clone()
     hub.push(an_update(2))
     return then, model.params
@@ -112,11 +126,11 @@ def test_D9_a_server_that_hands_out_its_own_memory_would_be_caught():
 def test_a_future_is_done_only_when_its_reply_is_due():
     hub = a_hub(sync())
     first, second = joined(hub)
-    assert first.done() and second.done() and first.wait().worker == 1
+    assert first.done() and second.done() and answer(first).worker == 1
     early = hub.push(an_update(1))
     assert not early.done()
     late = hub.push(an_update(2))
-    assert early.wait().model.version == late.wait().model.version == 1
+    assert answer(early).model.version == answer(late).model.version == 1
 
 
 def test_both_futures_of_an_update_sent_twice_are_answered():
@@ -124,7 +138,7 @@ def test_both_futures_of_an_update_sent_twice_are_answered():
     joined(hub)
     futures = [hub.push(an_update(1)), hub.push(an_update(1))]
     hub.push(an_update(2))
-    assert futures[0].wait() is futures[1].wait()
+    assert answer(futures[0]) is answer(futures[1])
 
 
 def test_time_and_departures_answer_those_who_wait():
@@ -132,7 +146,7 @@ def test_time_and_departures_answer_those_who_wait():
     joined(hub, 3)
     waiting = [hub.push(an_update(1)), hub.push(an_update(2))]
     hub.leave(3)
-    assert [future.wait().model.version for future in waiting] == [1, 1]
+    assert [answer(future).model.version for future in waiting] == [1, 1]
     again = hub.push(an_update(1, 1, 1))
     hub.tick()
     assert not again.done() and not hub.over.is_set()
@@ -143,8 +157,8 @@ def test_the_end_stops_everybody():
     joined(hub)
     waiting = hub.push(an_update(1))
     hub.end("interrupted")
-    assert waiting.wait().model is None and hub.over.is_set() and hub.error is None
-    assert hub.push(an_update(2)).wait().model is None and hub.join(3, 30).wait().model is None
+    assert answer(waiting).model is None and hub.over.is_set() and hub.error is None
+    assert answer(hub.push(an_update(2))).model is None and answer(hub.join(3, 30)).model is None
 
 
 # Errors
@@ -160,7 +174,7 @@ def test_a_message_that_cannot_be_right_is_its_senders_error_alone():
             hub.push(wrong)
     assert equal(facts(server), before)
     assert not waiting.done() and not hub.over.is_set() and hub.error is None
-    assert hub.push(an_update(2)).wait().model.version == waiting.wait().model.version == 1
+    assert answer(hub.push(an_update(2))).model.version == answer(waiting).model.version == 1
 
 
 class Broken(MeanOfWorkers):
@@ -176,17 +190,17 @@ def test_a_server_that_fails_frees_everybody_and_keeps_the_error():
     futures = [hub.push(an_update(worker)) for worker in (1, 2)]
     assert not any(future.done() for future in futures)
     futures.append(hub.push(an_update(3)))
-    assert [future.wait().model for future in futures] == [None, None, None]
+    assert [answer(future).model for future in futures] == [None, None, None]
     assert hub.over.is_set() and hub.server.ended == "error"
     assert isinstance(hub.error, ZeroDivisionError)
-    assert hub.push(an_update(1, 1)).wait().model is None
+    assert answer(hub.push(an_update(1, 1))).model is None
 
 
 def test_a_deadlock_frees_everybody_and_is_kept():
     hub = a_hub(a_server(2, rule=MeanOfUpdates(3), policy=NextVersion()))
     joined(hub)
     futures = [hub.push(an_update(1)), hub.push(an_update(2))]
-    assert [future.wait().model for future in futures] == [None, None]
+    assert [answer(future).model for future in futures] == [None, None]
     assert isinstance(hub.error, Deadlock) and hub.over.is_set()
 
 
@@ -195,7 +209,7 @@ def test_a_departure_at_which_the_server_fails_frees_everybody():
     joined(hub)
     waiting = hub.push(an_update(1))
     hub.leave(2)
-    assert waiting.wait().model is None and isinstance(hub.error, ZeroDivisionError)
+    assert answer(waiting).model is None and isinstance(hub.error, ZeroDivisionError)
 
 
 class Faulty:
@@ -212,6 +226,6 @@ def test_the_error_that_came_first_is_kept():
     hub = a_hub(a_server(2))
     joined(hub)
     hub.server.observers.append(Faulty())
-    assert hub.push(an_update(1)).wait().model is None
-    assert hub.push(an_update(2)).wait().model is None
+    assert answer(hub.push(an_update(1))).model is None
+    assert answer(hub.push(an_update(2))).model is None
     assert isinstance(hub.error, OSError)

@@ -80,6 +80,13 @@ def test_json_is_replaced_whole(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["x.json"]
 
 
+def test_who_reads_while_json_is_written_reads_the_old_one_whole(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    with open(tmp_path / "x.json") as reader:
+        write_json(tmp_path / "x.json", {"b": 22})
+        assert json.load(reader) == {"a": 1}
+
+
 class Stubborn:
     def __str__(self):
         raise RuntimeError("cannot be written")

@@ -2,19 +2,12 @@
 
 import os
 import shutil
-import socket
 import subprocess
 
 import pytest
 
 from asgd import results
-from tests.conftest import FAST
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+from tests.conftest import FAST, free_port
 
 
 def assert_is_a_whole_run(folder, nodes=("ps", "worker1", "worker2")) -> None:

@@ -87,7 +87,7 @@ class Host:
     def _leave(self, worker: int) -> None:
         self.hub.leave(worker)
         everybody = self.server.started or len(self.server.missing) >= self.job.workers
-        if everybody and not self.server.ledger.active():
+        if everybody and not self.hub.active():
             self.hub.end("error")  # nobody is left; changes nothing if the run has ended already
 
     def wait(self, join_timeout: float) -> None:
@@ -102,7 +102,7 @@ class Host:
                 display.show(self.figures())
 
     def _give_up(self, seconds: float) -> None:
-        here = sorted(self.server.ledger.active())
+        here = sorted(self.hub.active())
         log.error("workers %s of %d have joined within %g s; giving up", here, self.job.workers, seconds)
         self.hub.end("error")
 
@@ -116,7 +116,7 @@ class Host:
             "rate": (server.version - version) / max(now - then, 1e-9),
             "loss": self.status.loss,
             "staleness": self.status.staleness,
-            "alive": len(server.ledger.active()),
+            "alive": len(self.hub.active()),
             "workers": self.job.workers,
             "seconds": seconds,
             "fraction": server.budget.fraction(server.version, server.samples, seconds),
@@ -130,7 +130,8 @@ class Host:
         elif config["evaluate"]["every"] and self.server.ended != "error":
             self.evaluate(self.server, now)
         if config["checkpoint"]["every"]:
-            self.checkpoint(self.server, now)
+            with self.hub.lock:
+                self.checkpoint(self.server, now)
         self.checkpoints.close()
         self.evaluations.close()
         self.node.close()

@@ -41,6 +41,11 @@ class Hub:
     def end(self, reason: str) -> None:
         self._arrive(lambda now: self.server.end(reason))
 
+    def active(self) -> set[int]:
+        """The workers that are there."""
+        with self.lock:
+            return self.server.ledger.active()
+
     def _exchange(self, worker: int, arrival: Callable[[float], list[Reply]]) -> Future:
         future = Future()
         self._arrive(arrival, worker, future)

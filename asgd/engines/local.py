@@ -16,7 +16,8 @@ from asgd.job import Job
 log = logging.getLogger(__name__)
 
 ENDING_SECONDS = 5.0  # for the other nodes when the server has gone
-HURRY_SECONDS = 4.0  # for all of them after Ctrl-C
+HURRY_SECONDS = 4.0  # for the server after Ctrl-C
+LAST_SECONDS = 0.5  # for the other nodes then
 
 
 def run(job: Job, folder: Path, listener: socket) -> None:
@@ -84,7 +85,7 @@ class Nodes:
 
     def stop(self) -> None:
         """Nobody stays: who does not end in time is killed."""
-        deadline = self.deadline or time.monotonic() + ENDING_SECONDS
+        deadline = time.monotonic() + (LAST_SECONDS if self.deadline else ENDING_SECONDS)
         while self._alive() and not self.ps.is_alive() and time.monotonic() < deadline:
             wait([each.sentinel for each in self._alive()], timeout=0.1)
         for node in self._alive():

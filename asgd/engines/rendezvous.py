@@ -1,10 +1,13 @@
 """How nodes find the server: addresses, ports and interfaces. Beyond loopback only for who says so."""
 
 import ipaddress
+import logging
 import socket
 import time
 
 import psutil
+
+log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 29500
 
@@ -13,7 +16,10 @@ def check_address(host: str, port: int | None, trusted: bool) -> None:
     """ValueError for a port that is none, a host without address, and one beyond loopback that is not trusted."""
     if port is not None and not (isinstance(port, int) and 0 < port < 65536):
         raise ValueError(f"engine.port={port}: 1 to 65535, or null")
-    if not ipaddress.ip_address(resolve(host)).is_loopback and not trusted:
+    loopback = ipaddress.ip_address(resolve(host)).is_loopback
+    if loopback and trusted:
+        log.warning("engine.host=%s is loopback on this machine, so no other machine can come here", host)
+    if not loopback and not trusted:
         raise ValueError(
             f"engine.host={host} is beyond loopback: whoever reaches the port of torch.distributed.rpc can run code on "
             "this machine. Where the network is trusted, say engine.trusted_network=true; otherwise use a tunnel"

@@ -4,6 +4,7 @@ import json
 import logging
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from socket import socket
@@ -24,7 +25,7 @@ from asgd.task import Evaluation
 log = logging.getLogger(__name__)
 
 GOODBYE_SECONDS = 60.0  # for a worker to finish its batch when the run is over
-HURRY_SECONDS = 2.5  # the same after Ctrl-C
+HURRY_SECONDS = 1.5  # the same after Ctrl-C
 
 
 class Service:
@@ -95,6 +96,7 @@ class Service:
             rpc.call(f"worker{rank}", "stop")
         if not self.empty.wait(seconds):
             log.warning("no goodbye from workers %s within %g s", sorted(self.present), seconds)
+            self.present.clear()
 
     def close(self) -> None:
         """Let the evaluator go, if one has come."""
@@ -130,8 +132,9 @@ def serve(job: Job, folder: Path, listener: socket | None, control: Connection |
 
 
 def _listen_to(control: Connection, host: Host) -> None:
-    while True:
-        host.lost(*control.recv())
+    with suppress(EOFError):
+        while True:
+            host.lost(*control.recv())
 
 
 class WorkerService:
@@ -181,10 +184,12 @@ def work(job: Job, rank: int, folder: Path) -> None:
         with processes.catching(processes.interrupt):
             skipped = run_worker(job, node, rank, welcome["round"], rpc.RpcExchange(), clock, service.stopped)
         farewell = ("goodbye", rank, skipped)
-    except Exception as error:
+    except rpc.Lost:
+        raise
+    except Exception:
         log.exception("worker %d failed", rank)
         farewell = ("failed", rank, f"see {node.folder / 'worker.log'}\n{traceback.format_exc()}")
-        raise error
+        raise
     finally:
         node.close()
         _leave(shipper, farewell)

@@ -105,7 +105,7 @@ def result(future: Future):
         return future.value()
     except RuntimeError as error:
         if type(error) is RuntimeError and "On WorkerInfo" not in str(error):
-            raise Lost(str(error)) from error
+            raise Lost(f"the other node is gone ({str(error).partition(' (this error')[0]})") from error
         raise
 
 
