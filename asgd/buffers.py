@@ -43,11 +43,14 @@ class ServerMean(Latest):
 
     def merge(self, worker: int, buffers: torch.Tensor) -> None:
         self.last[worker] = buffers
-        self.value = torch.stack([self.last[k] for k in sorted(self.last)]).mean(0)
+        self._average()
 
     def forget(self, worker: int) -> None:
-        if len(self.last) > 1:
-            self.last.pop(worker, None)
+        if self.last.pop(worker, None) is not None and self.last:
+            self._average()
+
+    def _average(self) -> None:
+        self.value = torch.stack([self.last[worker] for worker in sorted(self.last)]).mean(0)
 
     def state_dict(self) -> dict:
         return {"value": self.value, "last": dict(self.last)}

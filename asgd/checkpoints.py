@@ -19,11 +19,14 @@ def save(folder: Path, state: dict, keep: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{state['server']['parameters']['version']:09d}.pt"
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     for old in sorted(folder.glob("*.pt"))[:-keep]:
         old.unlink()
     return path
@@ -66,7 +69,7 @@ class Checkpoints:
         while (state := self._newest()) is not None:
             try:
                 save(self.folder, state, self.keep)
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
                 log.error("no checkpoint at version %s: %s", state["server"]["parameters"]["version"], error)
 
     def _newest(self) -> dict | None:

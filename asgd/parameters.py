@@ -18,18 +18,18 @@ class Parameters:
         self.optimizer: torch.optim.Optimizer = optimizer([self.vector])
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = schedule
-        self.version = 0
+        self.version, self.samples = 0, 0
         self._snapshot: torch.Tensor | None = None
 
     def step(self, direction: torch.Tensor, samples: int) -> None:
-        """One optimizer step along ``direction`` [P], after ``samples`` samples in all. The version goes up by 1."""
-        factor = self.schedule.factor(self.version, samples)
+        """One optimizer step along ``direction`` [P], after which ``samples`` samples in all are in the parameters."""
+        factor = self.schedule.factor(self.version, self.samples)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.vector.grad = direction
         self.optimizer.step()
         self.vector.grad = None
-        self.version += 1
+        self.version, self.samples = self.version + 1, samples
         self._snapshot = None
 
     def snapshot(self, buffers: torch.Tensor) -> Model:
@@ -41,12 +41,13 @@ class Parameters:
     def state_dict(self) -> dict:
         return {
             "version": self.version,
+            "samples": self.samples,
             "params": self.vector.detach().clone(),
             "optimizer": clone(self.optimizer.state_dict()),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.version, self._snapshot = state["version"], None
+        self.version, self.samples, self._snapshot = state["version"], state["samples"], None
         self.vector.data.copy_(state["params"])
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -42,9 +42,9 @@ def keep_rows(path: Path, keep: Callable[[int, dict], bool]) -> None:
     if not path.exists():
         return
     with open(path, newline="") as file:
-        reader = csv.DictReader(file)
+        reader = csv.DictReader(line for line in file if line.endswith("\n"))
         fields = reader.fieldnames or []
-        rows = [row for number, row in enumerate(reader) if None not in row.values() and keep(number, row)]
+        rows = [row for number, row in enumerate(reader) if keep(number, row)]
     with open(temporary := path.with_suffix(".tmp"), "w", newline="") as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()

@@ -37,7 +37,7 @@ class Server:
             raise ValueError(f"nonfinite={nonfinite}: stop or skip")
         self.parameters, self.buffers, self.rule, self.weight = parameters, buffers, rule, weight
         self.policy, self.budget, self.workers = policy, budget, workers
-        self.tolerated = 0 if nonfinite == "stop" else self.MAX_SKIPPED
+        self.tolerated = 0 if nonfinite == "stop" else self.MAX_SKIPPED - 1
         self.ledger = Ledger()
         self.observers: list = []
         self.counts = Counter(applied=0, dropped=0, duplicate=0, nonfinite=0, late=0)
@@ -57,10 +57,11 @@ class Server:
             if entry.session == session:
                 return [entry.reply] if entry.reply else []
             due = self.leave(worker, now)
+        before = self.version
         self.missing.discard(worker)
         self.ledger.join(worker, session, clock=self.ledger.slowest() if self.started else 0)
-        self._start_if_complete(now)
-        return due + self._finish(Event(now, "join", worker, round=self.ledger[worker].round), self.version)
+        self._advance(now)
+        return due + self._finish(Event(now, "join", worker, round=self.ledger[worker].round), before)
 
     def push(self, update: Update, now: float) -> list[Reply]:
         """A worker brings an update and asks for the next model. An update that comes again changes nothing."""
@@ -80,17 +81,16 @@ class Server:
     def leave(self, worker: int, now: float) -> list[Reply]:
         """A worker has gone, which may complete a barrier or unblock others. Leaving twice is leaving once."""
         entry, before = self.ledger.get(worker), self.version
+        here = entry is not None and entry.active
+        if not here and (self.started or worker in self.missing):
+            return self._release()
         if not self.started:
             self.missing.add(worker)
-        if entry is None or not entry.active:
-            self._start_if_complete(now)
-            return self._release()
-        self.ledger.leave(worker)
+        if here:
+            self.ledger.leave(worker)
         self.buffers.forget(worker)
-        self._start_if_complete(now)
-        self._step_if_ready()
-        self._end_if_spent(now)
-        return self._finish(Event(now, "leave", worker, round=entry.round), before)
+        self._advance(now)
+        return self._finish(Event(now, "leave", worker, round=entry.round if entry else None), before)
 
     def tick(self, now: float) -> list[Reply]:
         """Time has passed: the budget of seconds may be spent."""
@@ -124,15 +124,24 @@ class Server:
         if not self.started and active and len(active | self.missing) >= self.workers:
             self.begin = now
 
+    def _advance(self, now: float) -> None:
+        """Start, end and step, where who has come or gone is what that waited for."""
+        self._start_if_complete(now)
+        self._end_if_spent(now)
+        self._step_if_ready()
+        self._end_if_spent(now)
+
     def _end_if_spent(self, now: float) -> None:
         if self.started and self.budget.spent(self.version, self.samples, self.training_seconds(now)):
             self.ended = self.ended or "budget"
 
     def _check(self, update: Update) -> None:
-        for name, size in (("payload", self.parameters.vector.numel()), ("buffers", self.buffers.value.numel())):
-            if getattr(update, name).numel() != size:
+        for name, own in (("payload", self.parameters.vector), ("buffers", self.buffers.value)):
+            given = getattr(update, name)
+            if given.shape != own.shape or given.dtype != own.dtype:
                 raise ProtocolError(
-                    f"worker {update.worker}: {name} of {getattr(update, name).numel()} numbers, this model has {size}"
+                    f"worker {update.worker}: {name} of {given.numel()} numbers, this model has {own.numel()}: "
+                    f"{given.dtype} {list(given.shape)}, must be {own.dtype} {list(own.shape)}"
                 )
         if not 0 <= update.version <= self.version:
             raise ProtocolError(f"worker {update.worker}: version {update.version} is not in 0..{self.version}")
@@ -162,7 +171,7 @@ class Server:
         return ("applied" if weight else "dropped"), weight
 
     def _step_if_ready(self) -> None:
-        if not self.ended and self.rule.ready(self.ledger.active()):
+        if self.started and not self.ended and self.rule.ready(self.ledger.active()):
             self.parameters.step(self.rule.direction(), self.samples)
 
     def _release(self) -> list[Reply]:

@@ -27,7 +27,13 @@ class Shifted(nn.Module):
 def trained(request, tmp_path):
     """(job, folder) of a finished run with three asynchronous workers."""
     options = ["engine=threads", "workers=3", "model._target_=tests.test_batchnorm.network", "~model.channels"]
-    options += [f"buffers={request.param}", "budget.epochs=6", "evaluate.every=1000", "optimizer.lr=0.2"]
+    options += [
+        f"buffers={request.param}",
+        "dataset.batch_size=32",
+        "budget.epochs=6",
+        "evaluate.every=1000",
+        "optimizer.lr=0.2",
+    ]
     with initialize_config_dir(str(run.CONF), version_base="1.3"):
         job = Job(run.resolve(compose("config", options)))
     job.engine.run(job, tmp_path)

@@ -1,5 +1,6 @@
 """What the real engines share: the clock, a worker's loop, and the files of a node."""
 
+import itertools
 import logging
 import secrets
 import threading
@@ -42,10 +43,13 @@ class Stopped(Exception):
 
 
 class TimedBatches:
-    """Passes batches on, counts the seconds they were waited for, and raises ``Stopped`` once ``stop`` is set."""
+    """Passes batches on, counts the seconds they were waited for, and raises ``Stopped`` once ``stop`` is set.
+
+    The first batch is read at once, so that a worker which joins is ready to compute.
+    """
 
     def __init__(self, batches: Iterator[Batch], stop: threading.Event):
-        self.batches, self.stop, self.waited = batches, stop, 0.0
+        self.batches, self.stop, self.waited = itertools.chain([next(batches)], batches), stop, 0.0
 
     def __iter__(self):
         return self
