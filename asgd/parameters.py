@@ -19,7 +19,7 @@ class Parameters:
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = schedule
         self.version, self.samples = 0, 0
-        self._snapshot: torch.Tensor | None = None
+        self._snapshot: Model | None = None
 
     def step(self, direction: torch.Tensor, samples: int) -> None:
         """One optimizer step along ``direction`` [P], after which ``samples`` samples in all are in the parameters."""
@@ -33,10 +33,10 @@ class Parameters:
         self._snapshot = None
 
     def snapshot(self, buffers: torch.Tensor) -> Model:
-        """This version as a message. The copy is made once; the next step writes elsewhere."""
+        """This version as a message, with the ``buffers`` [B] of its first reader. It is made once per version."""
         if self._snapshot is None:
-            self._snapshot = self.vector.detach().clone()
-        return Model(self.version, self._snapshot, buffers)
+            self._snapshot = Model(self.version, self.vector.detach().clone(), buffers)
+        return self._snapshot
 
     def state_dict(self) -> dict:
         return {

@@ -136,6 +136,8 @@ class Server:
             self.ended = self.ended or "budget"
 
     def _check(self, update: Update) -> None:
+        if self.ledger[update.worker].waiting:
+            raise ProtocolError(f"worker {update.worker}: round {update.round} came before it was given a model")
         for name, own in (("payload", self.parameters.vector), ("buffers", self.buffers.value)):
             given = getattr(update, name)
             if given.shape != own.shape or given.dtype != own.dtype:
