@@ -50,6 +50,9 @@ def rewind(folder: Path, state: dict) -> None:
     for worker, entry in ledger.items():
         table = folder / f"stats/worker{worker}/training_metrics.csv"
         keep_rows(table, lambda number, row, rounds=entry["round"]: number < rounds)
+    for path in (folder / "checkpoints").glob("*.pt"):  # one that is newer could not be read
+        if int(path.stem) > version:
+            path.unlink()
     (folder / "summary.json").unlink(missing_ok=True)
 
 

@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 class Evaluations:
     """``evaluate(model)`` returns (loss, accuracy, samples); it is called in a thread of its own.
 
-    At most ``PENDING`` snapshots wait for it. One more replaces the oldest, which is counted in ``left_out`` and said
-    in the log, so that a slow evaluation holds up neither a reply nor the memory.
+    At most ``PENDING`` snapshots wait for it. One more replaces the oldest, which is said in the log, so that a slow
+    evaluation holds up neither a reply nor the memory.
     """
 
     PENDING = 8
 
     def __init__(self, folder: Path, evaluate: Callable):
         self.table = Table(folder / "evaluation.csv", EVALUATION)
-        self.evaluate, self.left_out, self.last_version = evaluate, 0, -1
+        self.evaluate, self.last_version = evaluate, -1
         self.pending: queue.Queue = queue.Queue()
         self.thread = threading.Thread(target=self._run, name="evaluations", daemon=True)
         self.thread.start()
@@ -41,7 +41,6 @@ class Evaluations:
     def _leave_out(self) -> None:
         with suppress(queue.Empty):
             late, *_ = self.pending.get_nowait()
-            self.left_out += 1
             log.warning("version %d is not evaluated: the evaluator is %d behind", late.version, self.PENDING)
 
     def _run(self) -> None:
@@ -59,8 +58,7 @@ class Evaluations:
         while not self.pending.empty():
             self._leave_out()
 
-    def close(self) -> None:
-        """Wait until all that was asked for is done."""
+    def close(self, seconds: float | None = None) -> None:
+        """Wait until all that was asked for is done, at most so many ``seconds``; None sets no limit."""
         self.pending.put(None)
-        self.thread.join()
-        self.table.close()
+        self.thread.join(seconds)

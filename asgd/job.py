@@ -73,9 +73,9 @@ class Job:
 
     def budget(self) -> Budget:
         limits = dict(self.config["budget"])
-        if epochs := limits.pop("epochs"):
-            samples = epochs * self.dataset.samples()
-            limits["samples"] = min(samples, limits["samples"] or samples)
+        if (epochs := limits.pop("epochs")) is not None:
+            samples = [epochs * self.dataset.samples(), limits["samples"]]
+            limits["samples"] = min(limit for limit in samples if limit is not None)
         return Budget(**limits)
 
     def evaluate(self, task: Task, model) -> Evaluation:

@@ -16,7 +16,7 @@ class Entry:
     session: int = 0
     round: int = 0
     clock: int = 0
-    contributed: int | None = None  # version of its last accepted update
+    contributed: int | None = None  # the server's version that its last accepted update met
     active: bool = False
     waiting: bool = False
     reply: Reply | None = None  # the last one given, for a push that is sent again

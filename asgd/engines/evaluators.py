@@ -1,6 +1,7 @@
 """Who judges snapshots: an evaluator node if one has come, else a process of the server's own."""
 
 import logging
+import multiprocessing
 import os
 import threading
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Evaluator:
         self.job = job
         self.node: Callable[[Model], Evaluation] | None = None
         self.pool: ProcessPoolExecutor | None = None
-        self.came = threading.Event()
+        self.came, self.closed = threading.Event(), False
 
     def offered(self, node: Callable[[Model], Evaluation]) -> None:
         self.node = node
@@ -34,15 +35,17 @@ class Evaluator:
 
     def lost(self, reason: str) -> None:
         """The node has gone; the next evaluation is made here."""
+        if self.node:
+            log.warning("the evaluator is gone (%s); evaluating on the server's host", reason)
         self.node = None
 
     def __call__(self, model: Model) -> Evaluation:
         if not self.pool:
             self.came.wait(self.WAIT)
+        node = self.node
         try:
-            return self.node(model) if self.node else self._here(model)
+            return node(model) if node else self._here(model)
         except ConnectionError as error:
-            log.warning("the evaluator is gone (%s); evaluating on the server's host", error)
             self.lost(str(error))
             return self._here(model)
 
@@ -50,8 +53,10 @@ class Evaluator:
         try:
             return self._process().submit(_evaluate, model).result()
         except BrokenProcessPool:
+            if self.closed:
+                raise
             log.warning("the evaluation process died; starting another")
-            self.close()
+            self.pool = None
             return self._process().submit(_evaluate, model).result()
 
     def _process(self) -> ProcessPoolExecutor:
@@ -61,9 +66,12 @@ class Evaluator:
         return self.pool
 
     def close(self) -> None:
+        """End the process, in the middle of an evaluation if need be."""
+        self.closed = True
         if self.pool:
+            for process in multiprocessing.active_children():
+                process.kill()
             self.pool.shutdown(cancel_futures=True)
-        self.pool = None
 
 
 _judge: tuple | None = None

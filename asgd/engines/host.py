@@ -71,7 +71,8 @@ class Host:
 
     def goodbye(self, worker: int, skipped: int = 0) -> None:
         """The worker has ended as it should."""
-        self.skipped += skipped
+        with self.hub.lock:
+            self.skipped += skipped
         self._leave(worker)
 
     def lost(self, worker: int, reason: str) -> None:
@@ -125,7 +126,8 @@ class Host:
     def finish(self, seconds: float) -> dict:
         """The last evaluation and checkpoint, and the summary. ``seconds`` is the training time."""
         config, now = self.job.config, self.clock()
-        if self.server.ended == "interrupted":
+        interrupted = self.server.ended == "interrupted"
+        if interrupted:
             self.evaluations.abandon()
         elif config["evaluate"]["every"] and self.server.ended != "error":
             self.evaluate(self.server, now)
@@ -133,6 +135,6 @@ class Host:
             with self.hub.lock:
                 self.checkpoint(self.server, now)
         self.checkpoints.close()
-        self.evaluations.close()
+        self.evaluations.close(0.5 if interrupted else None)
         self.node.close()
         return summarise(self.folder, self.server, seconds, self.skipped, len(self.failed))

@@ -25,13 +25,15 @@ def run(job: Job, folder: Path, listener: socket) -> None:
     config = job.config | {"engine": job.config["engine"] | {"port": listener.getsockname()[1]}}
     log.info("starting the server and %d workers", job.workers)
     nodes = Nodes(config, folder)
-    try:
-        nodes.start_all(listener, evaluator=config["evaluate"]["every"] > 0)
-        listener.close()
-        with processes.catching(nodes.interrupt):
+    with processes.catching(nodes.interrupt):
+        try:
+            nodes.start_all(listener, evaluator=config["evaluate"]["every"] > 0)
+            listener.close()
             nodes.watch()
-    finally:
-        nodes.stop()
+        finally:
+            nodes.stop()
+    if nodes.ps.exitcode and nodes.deadline:
+        raise KeyboardInterrupt
     if nodes.ps.exitcode:
         raise RuntimeError(f"the parameter server {ending(nodes.ps.exitcode)}; see {folder / 'run.log'}")
 
@@ -43,7 +45,7 @@ class Nodes:
         self.config, self.folder, self.context = config, folder, processes.context()
         self.control, self.control_end = self.context.Pipe()
         self.workers: dict[int, object] = {}
-        self.evaluator, self.deadline = None, None
+        self.ps, self.evaluator, self.deadline = None, None, None
 
     def start_all(self, listener: socket, evaluator: bool) -> None:
         self.ps = self._start("ps", _ps, listener, self.control_end)
@@ -60,7 +62,8 @@ class Nodes:
     def interrupt(self) -> None:
         if self.deadline is None:
             self.deadline = time.monotonic() + HURRY_SECONDS
-            self.ps.terminate()
+            if self.ps:
+                self.ps.terminate()
 
     def watch(self) -> None:
         """Until the server has ended; tells it of workers that died, in case it has not noticed."""
@@ -86,7 +89,7 @@ class Nodes:
     def stop(self) -> None:
         """Nobody stays: who does not end in time is killed."""
         deadline = time.monotonic() + (LAST_SECONDS if self.deadline else ENDING_SECONDS)
-        while self._alive() and not self.ps.is_alive() and time.monotonic() < deadline:
+        while self._alive() and self.ps not in self._alive() and time.monotonic() < deadline:
             wait([each.sentinel for each in self._alive()], timeout=0.1)
         for node in self._alive():
             node.kill()
@@ -107,18 +110,21 @@ def _child(target, config: dict, folder: Path, *arguments) -> None:
     except KeyboardInterrupt:
         sys.exit(1)
     except Exception as error:
-        log.log(logging.ERROR if target is not _worker else logging.DEBUG, "%s", error, exc_info=True)
+        log.error("%s", error, exc_info=not isinstance(error, ConnectionError))
         sys.exit(1)
 
 
 def _log_to(path: Path, everything: bool) -> None:
-    """The server logs to run.log and the terminal; the others only their warnings (errors travel to the server)."""
+    """The server logs to run.log and the terminal, the others their warnings and what kept them from working.
+
+    What fails in a worker's work travels to the server, which logs it.
+    """
     file, console = logging.FileHandler(path, delay=True), Console()
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     console.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     for handler in (file, console):
         if not everything:
-            handler.addFilter(lambda record: record.levelno == logging.WARNING)
+            handler.addFilter(lambda record: record.levelno == logging.WARNING or record.name == __name__)
         logging.getLogger().addHandler(handler)
     logging.getLogger().setLevel(logging.INFO)
 

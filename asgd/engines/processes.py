@@ -6,14 +6,21 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 
 
 def context() -> multiprocessing.context.BaseContext:
     """New processes come from a server process that has imported torch once, so that each starts in a moment."""
-    forkserver = multiprocessing.get_context("forkserver")
-    forkserver.set_forkserver_preload(["asgd.engines.local"])
-    return forkserver
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["asgd.engines.local"])
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not for the server process
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
 
 
 def tie_to_parent() -> None:

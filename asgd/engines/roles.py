@@ -34,6 +34,7 @@ class Service:
     def __init__(self, host: Host, evaluator: Evaluator):
         self.host, self.evaluator, self.inbox = host, evaluator, Inbox(host.folder)
         self.present: set[int] = set()
+        self.told: set[int] = set()  # those whose end is known
         self.lock, self.empty = threading.Lock(), threading.Event()
         self.over: Future = Future()
         self.evaluator_left = threading.Event()
@@ -70,12 +71,14 @@ class Service:
     def _gone(self, rank: int, tell, *details) -> None:
         """The first news of a worker's end counts."""
         with self.lock:
-            first = rank in self.present
-            self.present.discard(rank)
+            first = rank not in self.told
+            self.told.add(rank)
         if first:
             tell(rank, *details)
-        if not self.present:
-            self.empty.set()
+        with self.lock:
+            self.present -= {rank} if first else set()
+            if not self.present:
+                self.empty.set()
 
     def offer_evaluation(self) -> Future:
         """An evaluator has come; the future is done when the run is over."""
@@ -96,7 +99,7 @@ class Service:
             rpc.call(f"worker{rank}", "stop")
         if not self.empty.wait(seconds):
             log.warning("no goodbye from workers %s within %g s", sorted(self.present), seconds)
-            self.present.clear()
+            self.told |= self.present
 
     def close(self) -> None:
         """Let the evaluator go, if one has come."""
@@ -117,24 +120,24 @@ def serve(job: Job, folder: Path, listener: socket | None, control: Connection |
     store.set("shared", json.dumps(job.shared()))
     store.set(rpc.READY, "1")
     if control:
-        threading.Thread(target=_listen_to, args=(control, host), name="control", daemon=True).start()
+        threading.Thread(target=_listen_to, args=(control, service), name="control", daemon=True).start()
     with processes.catching(host.interrupted.set):
         host.wait(engine.join_timeout)
         seconds = host.server.training_seconds(host.clock())
         service.dismiss(HURRY_SECONDS if host.server.ended == "interrupted" else GOODBYE_SECONDS)
         summary = host.finish(seconds)
-    service.close()
-    evaluator.close()
-    rpc.disconnect()
+        service.close()
+        evaluator.close()
+        rpc.disconnect()
     if host.hub.error:
         raise host.hub.error
     return summary
 
 
-def _listen_to(control: Connection, host: Host) -> None:
+def _listen_to(control: Connection, service: Service) -> None:
     with suppress(EOFError):
         while True:
-            host.lost(*control.recv())
+            service.failed(*control.recv())
 
 
 class WorkerService:
@@ -189,7 +192,7 @@ def work(job: Job, rank: int, folder: Path) -> None:
     except Exception:
         log.exception("worker %d failed", rank)
         farewell = ("failed", rank, f"see {node.folder / 'worker.log'}\n{traceback.format_exc()}")
-        raise
+        raise SystemExit(1) from None  # it has been said
     finally:
         node.close()
         _leave(shipper, farewell)
@@ -206,9 +209,10 @@ def _leave(shipper: Shipper | None, farewell: tuple) -> None:
     try:
         if shipper:
             shipper.close()
+    except Exception as error:
+        log.error("the server's copy of the last rows is not complete: %s", error)
+    with suppress(rpc.Lost):
         rpc.result(rpc.call("ps", *farewell))
-    except rpc.Lost:
-        log.error("the server is gone")
     rpc.disconnect()
 
 

@@ -25,8 +25,8 @@ class Shipper:
         try:
             while not self.ended.wait(self.PERIOD):
                 self._ship()
-        except rpc.Lost:
-            return  # the worker itself notices and says so
+        except Exception:
+            return  # what is missing is sent at the end, or said there
 
     def _ship(self) -> None:
         for name in FILES:
@@ -56,7 +56,7 @@ class Inbox:
         path = self.folder / node / name
         path.parent.mkdir(parents=True, exist_ok=True)
         header = (",".join(TABLES.get(name, ())) + "\n").encode()
-        first, continued = path not in self.known, path.exists() and name in TABLES
+        continued = path not in self.known and path.exists() and name in TABLES
         self.known.add(path)
-        with open(path, "wb" if first and not continued else "ab") as file:
-            file.write(data.removeprefix(header) if first and continued else data)
+        with open(path, "wb" if name == "parameters.json" else "ab") as file:
+            file.write(data.removeprefix(header) if continued else data)

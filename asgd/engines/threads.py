@@ -19,6 +19,7 @@ from asgd.messages import Reply, Update
 log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 300.0
+HURRY_SECONDS = 1.5  # for a worker's batch after Ctrl-C
 
 
 class HubExchange:
@@ -51,7 +52,8 @@ class ThreadsEngine:
         evaluator = Evaluator(job)
         evaluator.came.set()  # no node will come; a process of its own judges
         host, stopped = Host(job, folder, evaluator, self.on_worker_failure), threading.Event()
-        threads = [threading.Thread(target=work, args=(host, rank, stopped)) for rank in range(1, job.workers + 1)]
+        ranks = range(1, job.workers + 1)
+        threads = [threading.Thread(target=work, args=(host, rank, stopped), daemon=True) for rank in ranks]
         for thread in threads:
             thread.start()
         with processes.catching(host.interrupted.set):
@@ -59,23 +61,24 @@ class ThreadsEngine:
             seconds = host.server.training_seconds(host.clock())
             stopped.set()
             for thread in threads:
-                thread.join()
+                thread.join(HURRY_SECONDS if host.server.ended == "interrupted" else None)
             host.finish(seconds)
-        evaluator.close()
+            evaluator.close()
         if host.hub.error:
             raise host.hub.error
 
 
 def work(host: Host, rank: int, stopped: threading.Event) -> None:
     """A worker's thread."""
-    node = WorkerNode(host.job, host.folder, rank, host.clock)
-    entry = host.server.ledger.get(rank)
+    node, entry = None, host.server.ledger.get(rank)
     try:
+        node = WorkerNode(host.job, host.folder, rank, host.clock)
         exchange = HubExchange(host.hub)
         skipped = run_worker(host.job, node, rank, entry.round if entry else 0, exchange, host.clock, stopped)
         host.goodbye(rank, skipped)
     except Exception:
         log.exception("worker %d failed", rank)
-        host.lost(rank, f"see {node.folder / 'worker.log'}\n{traceback.format_exc()}")
+        host.lost(rank, f"see {host.folder / 'stats' / f'worker{rank}' / 'worker.log'}\n{traceback.format_exc()}")
     finally:
-        node.close()
+        if node:
+            node.close()
