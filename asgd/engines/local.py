@@ -68,6 +68,8 @@ class Nodes:
     def watch(self) -> None:
         """Until the server has ended; tells it of workers that died, in case it has not noticed."""
         told: set[int] = set()
+        if self.deadline:  # interrupted while the nodes were starting
+            self.ps.terminate()
         while self.ps.is_alive() and (self.deadline is None or time.monotonic() < self.deadline):
             wait([each.sentinel for each in self._alive()], timeout=0.25)
             for rank, process in self.workers.items():
