@@ -73,7 +73,7 @@ def prepare(config: dict, folder: Path) -> Job:
         command_line.check_resumable(config, folder) if config["resume"] else check_free(folder, config)
         job.check()
         job.engine.reserve(config["role"])
-    except (ValueError, InstantiationException) as error:
+    except (ValueError, TypeError, InstantiationException) as error:
         raise Failed(cause(error)) from error
     if config["role"] in ("all", "ps"):
         overrides = list(HydraConfig.get().overrides.task)

@@ -38,6 +38,7 @@ MISTAKES = {
     "nothing to resume": (["resume={tmp}/nothing"], "no checkpoint there"),
     "threads in several roles": (["engine=threads", "role=ps"], "use engine=rpc"),
     "a negative lr": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
+    "an argument that the optimizer does not have": (["+optimizer.speed=2"], "speed"),
     "no data behind a batch": (["dataset.batch_size=0"], "batch_size=0"),
 }
 
