@@ -28,6 +28,7 @@ def test_the_default_run_learns(default):
     summary = results.summary(default.folder)
     assert summary["ended"] == "budget" and summary["final_accuracy"] >= 0.95
     assert str(default.folder) in default.output and "accuracy" in default.output
+    assert "WARNING" not in default.output and "ERROR" not in default.output
 
 
 def test_every_table_has_the_agreed_columns(default):

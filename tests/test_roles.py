@@ -32,7 +32,7 @@ def start_nodes(start, options, evaluator, server_env=None, **keywords):
     return server, nodes
 
 
-@pytest.mark.parametrize("evaluator", [True, False])
+@pytest.mark.parametrize("evaluator", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_roles_by_hand_give_the_same_run(start, evaluator):
     options = ["workers=2", f"engine.port={free_port()}", *FAST]
     server, nodes = start_nodes(start, options, evaluator)

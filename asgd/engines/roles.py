@@ -91,6 +91,7 @@ class Service:
         self.evaluator_left.set()
 
     def goodbye_evaluator(self) -> None:
+        self.evaluator.node = None
         self.evaluator_left.set()
 
     def dismiss(self, seconds: float) -> None:
