@@ -1,22 +1,65 @@
 """The server's parameters: one flat vector, the torch optimizer that moves it, and the version that counts steps."""
 
+import sys
+from collections import deque
 from collections.abc import Callable
 
 import torch
 
+from asgd import kernels
 from asgd.messages import Model, a_model
+
+
+class Blocks:
+    """Memory for the versions to come. A large block is used again when nobody has it: fresh pages cost several steps.
+
+    Whoever is given a block's memory has another tensor than the one kept here, so a storage with no owner but the
+    latter is in no message, view or array, and in no call under way. As many are kept as were held at once.
+    """
+
+    LARGE = 1 << 22  # bytes; smaller ones the allocator itself uses again
+
+    def __init__(self):
+        self.blocks: deque[torch.Tensor] = deque()
+
+    def take(self, like: torch.Tensor) -> torch.Tensor:
+        """A vector to write to, of any content."""
+        if like.nbytes < self.LARGE:
+            return torch.empty_like(like)
+        for _ in range(len(self.blocks)):
+            self.blocks.rotate(-1)  # the oldest first
+            if is_free(self.blocks[-1]):
+                return self.blocks[-1].detach()
+        self.blocks.append(torch.empty_like(like))
+        return self.blocks[-1].detach()
+
+
+def owners(block: torch.Tensor) -> tuple[int, int]:
+    """How many tensors and others own a block's memory, and how many names Python's object for that memory has."""
+    storage = block.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata), sys.getrefcount(storage)
+
+
+ALONE = owners(torch.empty(1))
+
+
+def is_free(block: torch.Tensor) -> bool:
+    """Whether nobody but ``block`` has its memory."""
+    return owners(block) == ALONE
 
 
 class Parameters:
     """``initial`` [P]; ``optimizer(params)`` makes any ``torch.optim.Optimizer``; ``schedule`` scales its rates.
 
-    The optimizer sees a single flat parameter, so methods that need the shapes of layers do not fit here.
+    The optimizer sees a single flat parameter, so methods that need the shapes of layers do not fit here. Each step
+    writes elsewhere, so the memory of a version is its snapshot; nobody may write to it.
     """
 
     def __init__(self, initial: torch.Tensor, optimizer: Callable, schedule):
-        self.vector = torch.nn.Parameter(initial.detach().clone())
+        self.vector, self.blocks = torch.nn.Parameter(initial.detach().clone()), Blocks()
         self.size = self.vector.numel()
         self.optimizer: torch.optim.Optimizer = optimizer([self.vector])
+        self.stepper = kernels.Stepper(self.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = schedule
         self.version, self.samples = 0, 0
@@ -34,9 +77,7 @@ class Parameters:
         factor = self.schedule.factor(self.version, self.samples)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        self.vector.grad = direction
-        self.optimizer.step()
-        self.vector.grad = None
+        self.stepper.into(self.blocks.take(self.vector.data), direction)
 
     @property
     def rate(self) -> float:
@@ -44,31 +85,31 @@ class Parameters:
         return self.rates[0] * self.schedule.factor(self.version, self.samples)
 
     def snapshot(self, buffers: torch.Tensor) -> Model:
-        """This version, with its ``buffers`` [B], as a message. It is made once; the next step writes elsewhere."""
+        """This version, with its ``buffers`` [B], as a message, made once. The next step writes elsewhere."""
         if self._snapshot is None:
-            params = self.vector.detach().clone() if self.size else self.vector
-            self._snapshot = a_model((self.version, params, buffers))
+            self._snapshot = a_model((self.version, self.vector.data, buffers))
         return self._snapshot
 
     def ahead(self, buffers: torch.Tensor, direction: torch.Tensor) -> Model:
         """This version, moved by the next learning rate against ``direction`` [P]."""
         if self._ahead is None:
-            self._ahead = Model(self.version, self.vector.detach() - self.rate * direction, buffers)
+            ahead = torch.add(self.vector.data, direction, alpha=-self.rate, out=self.blocks.take(self.vector.data))
+            self._ahead = Model(self.version, ahead, buffers)
         return self._ahead
 
     def state_dict(self) -> dict:
         return {
             "version": self.version,
             "samples": self.samples,
-            "params": self.vector.detach().clone(),
+            "params": self.vector.data,
             "optimizer": clone(self.optimizer.state_dict()),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        self.version, self.samples, self._snapshot = state["version"], state["samples"], None
-        self._ahead = None
-        self.vector.data.copy_(state["params"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.version, self.samples = state["version"], state["samples"]
+        self._snapshot = self._ahead = None
+        self.vector.data = state["params"].clone()
+        self.optimizer.load_state_dict(clone(state["optimizer"]))  # torch would go on writing to these tensors
 
 
 def clone(state):

@@ -84,6 +84,17 @@ def test_d2_d3_a_stack_of_any_size_has_the_bits_of_one_by_one(problem, versions)
             assert same_bits(stacked.solve(works[:count]), expected[:count])
 
 
+@pytest.mark.parametrize("versions", [1, 20])
+def test_nearly_full_stacks_share_one_graph_and_smaller_ones_need_none(versions):
+    task, works = real_works("mlp", 20, versions)
+    expected, stacked = Single(task).solve(works), Stacked(task, most=20)
+    for count in (14, 15, 17, 20, 16, 1):
+        answers = stacked.solve(works[:count])
+        assert len(answers) == count and same_bits(answers, expected[:count])
+    graphs = [len(recorded.graphs) for recorded in stacked.recorded.values()]
+    assert sorted(graphs) == [0, 1]
+
+
 def test_one_by_one_is_the_tasks_own_gradient():
     task, works = real_works("mlp", 4, versions=4)
     for work, (gradient, buffers) in zip(works, Single(task).solve(works), strict=True):

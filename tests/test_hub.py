@@ -100,7 +100,9 @@ class Careless(Server):
     """The mistake: what is handed out is the memory that the next step writes to."""
 
     def model(self):
-        return Model(self.version, self.parameters.vector.detach(), self.buffers.value)
+        params = self.parameters.vector.detach()
+        self.live = getattr(self, "live", params.clone()).copy_(params)
+        return Model(self.version, self.live, self.buffers.value)
 
 
 def handed_out_and_after(kind: type[Server]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, replace_all_batch_norm_modules_, vmap
 
+from asgd.engines.graphs import Recorded
 from asgd.task import Gradient, Task, Work
 
 log = logging.getLogger(__name__)
@@ -29,10 +30,11 @@ MOST = 64  # jobs in one stack: more are not faster, and take more memory
 SLOW = 0.05  # seconds; a gradient that takes longer is not made faster by stacking, and a trial may not take much more
 GAIN = 1.2  # so many times faster a stack has to be
 SHAPES = 16  # of batches that are tried; a stream of ever new shapes is computed one by one
+FULL = 0.75  # of the largest stack; from here on the last work fills it up, so that one recorded graph serves them all
 
 
 class Strategy(Protocol):
-    """A call with n works holds n + ``peak_vectors`` * min(n, ``most``) vectors [P] at once, besides the works."""
+    """A call with n works holds at most n + ``peak_vectors`` * ``most`` vectors [P] at once, besides the works."""
 
     peak_vectors: int
     most: int
@@ -58,6 +60,7 @@ class Stacked:
     """Works with batches of one shape together, at most ``most`` of them; the last bits may differ from ``Single``.
 
     Works of one version, which hold the same ``params`` tensor, are one large batch without copies of the parameters.
+    Stacks that are nearly full are filled up and repeat a recorded graph (``asgd.engines.graphs``).
     Layers of BatchNorm use the statistics of each work's batch; buffers come back unchanged, so ValueError for a
     module with buffers unless ``ignores_buffers`` says that nobody looks at them, and for other buffers than those.
     """
@@ -74,20 +77,28 @@ class Stacked:
         self.sizes = [parameter.numel() for _, parameter in named]
         gradient = grad(self._loss, has_aux=True)
         self.of_one_version, self.of_several = vmap(gradient, in_dims=(None, 0, 0)), vmap(gradient)
+        self.recorded = {each: Recorded(each, SHAPES) for each in (self.of_one_version, self.of_several)}
 
     def solve(self, works: list[Work]) -> list[Answer]:
         return _grouped(works, self.most, self.together)
 
     def together(self, works: list[Work]) -> list[Answer]:
         """The answers to works with batches of one shape, in one stack."""
-        placed, one_version = self.task.placed, _one_version(works)
+        payloads, outputs, targets = (each[: len(works)] for each in self._solved(works))
+        rows = zip(torch.unbind_copy(payloads.cpu()), *self._measures(outputs, targets), works, strict=True)
+        return [(Gradient(*row, targets.shape[1]), work.buffers) for *row, work in rows]
+
+    def _solved(self, works: list[Work]) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients [n, P], outputs and targets of the stack, which may have been filled up to ``most``."""
+        placed, one_version, full = self.task.placed, _one_version(works), len(works) >= FULL * self.most
+        if full:
+            works = works + (self.most - len(works)) * works[-1:]
         params = works[0].params if one_version else torch.stack([work.params for work in works])
         inputs = placed(torch.stack([work.batch.inputs for work in works]))
         targets = placed(torch.stack([work.batch.targets for work in works]))
         solve = self.of_one_version if one_version else self.of_several
-        payloads, outputs = solve(placed(params), inputs, targets)
-        rows = zip(torch.unbind_copy(payloads.cpu()), *self._measures(outputs, targets), works, strict=True)
-        return [(Gradient(*row, targets.shape[1]), work.buffers) for *row, work in rows]
+        solve = self.recorded[solve] if full else solve
+        return *solve(placed(params), inputs, targets), targets
 
     def _loss(self, vector: Tensor, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and outputs of one batch at ``vector`` [P]."""
