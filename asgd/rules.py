@@ -23,6 +23,11 @@ class MeanOfUpdates:
     def add(self, update: Update, weight: float) -> None:
         self.received.append((update, weight))
 
+    @property
+    def holds(self) -> bool:
+        """Whether a payload is needed longer than the push that brings it."""
+        return self.count > 1
+
     def ready(self, active: set[int]) -> bool:
         """Whether a step is due, given the workers that are still there."""
         return len(self.received) >= self.count

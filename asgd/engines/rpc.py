@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from socket import socket
 
 import torch.distributed as dist
@@ -17,8 +18,10 @@ from torch.distributed import rpc
 from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.futures import Future
 
+from asgd.engines import shared
 from asgd.engines.rendezvous import wait_for_server
 from asgd.messages import Reply, Update
+from asgd.task import Task
 
 FOREVER = 0  # seconds; TensorPipe takes 0 for no limit
 PREFIX = f"asgd{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
@@ -122,10 +125,29 @@ def when_lost(node: str, action: Callable[[str], None]) -> None:
 
 
 class RpcExchange:
-    """A worker's way to the server."""
+    """Worker ``rank``'s way to the server. ``payload``: see ``asgd.engines.shared.connect``."""
+
+    def __init__(self, rank: int, payload: str):
+        self.rank, self.payload, self.slots = rank, payload, None
+
+    def attach(self, task: Task) -> None:
+        """Parameters and gradients of this task are what will be exchanged."""
+        dtype = task.params.dtype
+        offer = partial(call, "ps", "share", self.rank)
+        self.slots = shared.connect(self.payload, task.params.numel(), dtype, lambda place: result(offer(place)))
+        if self.slots:
+            task.outbox = self.slots.payload
 
     def join(self, worker: int, session: int) -> Reply:
-        return result(call_later("ps", "join", worker, session))
+        return self._complete(result(call_later("ps", "join", worker, session)))
 
     def push(self, update: Update) -> Reply:
-        return result(call_later("ps", "push", update))
+        if self.slots:
+            shared.carry(update.payload, self.slots.payload)
+            update = update._replace(payload=None)
+        return self._complete(result(call_later("ps", "push", update)))
+
+    def _complete(self, reply: Reply) -> Reply:
+        if self.slots and reply.model:
+            reply = reply._replace(model=reply.model._replace(params=self.slots.reply))
+        return reply

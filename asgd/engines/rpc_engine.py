@@ -12,6 +12,7 @@ class RpcEngine:
     """Options of the RPC engine. ValueError for an address that is none, or that needs ``trusted_network``.
 
     ``port=None`` is a free port for ``role=all`` and 29500 for the other roles; ``join_timeout`` is in seconds.
+    ``payload``: whether vectors travel through memory that is ``shared`` or by ``wire``; ``auto``: where it can be.
     """
 
     def __init__(
@@ -22,14 +23,16 @@ class RpcEngine:
         interface: str | None = None,
         join_timeout: float = 300.0,
         on_worker_failure: str = "continue",
+        payload: str = "auto",
     ):
         rendezvous.check_address(host, port, trusted_network)
         choose("engine.on_worker_failure", on_worker_failure, ("continue", "stop"))
+        choose("engine.payload", payload, ("auto", "shared", "wire"))
         if not join_timeout > 0:
             raise ValueError(f"engine.join_timeout={join_timeout}: seconds, more than 0")
         self.host, self.port, self.interface = host, port or rendezvous.DEFAULT_PORT, interface
         self.join_timeout, self.on_worker_failure = join_timeout, on_worker_failure
-        self.any_port, self.listener = port is None, None
+        self.payload, self.any_port, self.listener = payload, port is None, None
 
     def interface_name(self) -> str:
         return self.interface or rendezvous.interface_to(self.host)
