@@ -53,6 +53,8 @@ def rewind(folder: Path, state: dict) -> None:
     for path in (folder / "checkpoints").glob("*.pt"):  # one that is newer could not be read
         if int(path.stem) > version:
             path.unlink()
+    for path in (folder / "checkpoints").glob("*.tmp"):  # the run was killed while it wrote this one
+        path.unlink()
     (folder / "summary.json").unlink(missing_ok=True)
 
 

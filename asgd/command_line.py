@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from asgd import checkpoints
+from asgd.job import flatten
 
 SAME = ("model", "topology", "optimizer", "buffers", "seed")  # what a run cannot change half-way
 PATTERN = re.compile(r"""(?P<key>[^=]+)=(?P<value>[^"'\[{][^"']*(?<!\$)\{[^{}$]*(\.\.|,)[^{}$]*\}[^"']*)""")
@@ -39,8 +40,30 @@ def key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
+def spelt(message: str, config: dict) -> str:
+    """``slack=-1: ...`` of a constructor -> ``topology.slack=-1: ...``, as the option is typed.
+
+    The option is the one of that name and value; the outermost, which the others take theirs from. Without such a one,
+    and with several, the message stays as it is.
+    """
+    options = [name for name, value in flatten(config).items() if message.startswith(f"{last(name)}={value}: ")]
+    outermost = min((name.count(".") for name in options), default=0)
+    found = [name for name in options if name.count(".") == outermost]
+    return message.replace(last(found[0]), found[0], 1) if len(found) == 1 else message
+
+
+def last(option: str) -> str:
+    """``topology.slack`` -> ``slack``"""
+    return option.rpartition(".")[2]
+
+
 def check_resumable(config: dict, folder: Path) -> None:
-    """ValueError when there is no checkpoint, or it belongs to another model or method."""
+    """ValueError when there is no checkpoint, or it belongs to another model or method, or ``folder`` is another."""
+    if folder.resolve() != Path(config["resume"]).resolve():
+        raise ValueError(
+            f"resume={config['resume']}: that run goes on in its own folder, not in {folder}; "
+            "leave out hydra.run.dir, and -m"
+        )
     state = checkpoints.load(folder)
     before = state["config"]
     for part in SAME:

@@ -76,7 +76,7 @@ def prepare(config: dict, folder: Path, overrides: list[str]) -> Job:
         job.check()
         job.engine.reserve(job)
     except (ValueError, TypeError, InstantiationException) as error:
-        raise Failed(cause(error)) from error
+        raise Failed(command_line.spelt(cause(error), config)) from error
     if config["role"] in ("all", "ps"):
         claim(folder, config)
         write_json(folder / "parameters.json", describe.run(config, job.task("cpu"), overrides))
@@ -109,9 +109,10 @@ def conclude(job: Job, folder: Path) -> float | None:
     """Print the end of the run and return what it was for."""
     summary = results.summary(folder)
     log.info(report(summary, str(folder), getattr(job.engine, "seconds", "s")))
-    if summary["ended"] == "interrupted":
+    ended = getattr(job.engine, "ended", summary["ended"])  # a replay's summary says how its source ended
+    if ended == "interrupted":
         raise KeyboardInterrupt  # a sweep ends here as well
-    if summary["ended"] == "error":
+    if ended == "error":
         raise Failed(f"the run ended in an error; see {folder / 'run.log'}")
     return summary[job.config["objective"]]
 

@@ -31,7 +31,9 @@ def replayed(source: Path, folder: Path, *options: str) -> dict:
     words = ["engine=replay", f"engine.source={source}", *options]
     config = a_job(*words, limits=()).config
     finished(folder, Job(command_line.adopted(config, words)))
-    return json.loads((folder / "replay.json").read_text())
+    found = json.loads((folder / "replay.json").read_text())
+    assert found["events"] == found["of_events"], "the replay was interrupted"
+    return found
 
 
 def pushes(folder: Path):

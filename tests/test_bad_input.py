@@ -34,17 +34,27 @@ MISTAKES = {
     "a model that does not fit": (["model=resnet50", "dataset=noise"], "shape"),
     "a missing value": (["schedule=step"], "schedule.milestones"),
     "a bad schedule": (["schedule=cosine"], "schedule.length=None"),
-    "too many backups": (["topology=backup", "topology.backups=2"], "backups=2: 0 to workers - 1 = 1"),
-    "nothing to resume": (["resume={tmp}/nothing"], "no checkpoint there"),
+    "too many backups": (["topology=backup", "topology.backups=2"], "topology.backups=2: 0 to workers - 1 = 1"),
+    "a resumed run in another folder": (["resume={tmp}/run"], "in its own folder, not in {tmp}; leave out"),
     "threads in several roles": (["engine=threads", "role=ps"], "use engine=rpc"),
     "a negative lr": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "an argument that the optimizer does not have": (["+optimizer.speed=2"], "speed"),
-    "no data behind a batch": (["dataset.batch_size=0"], "batch_size=0"),
+    "no data behind a batch": (["dataset.batch_size=0"], "dataset.batch_size=0"),
+    "a huge variation": (["timing=cvb_homogeneous", "timing.compute.variation=1e200"], "variation=1e+200: from 1e-09"),
+    "a tiny variation": (["timing=cvb_homogeneous", "timing.compute.variation=1e-200"], "compute.variation=1e-200: "),
+    "a huge deviation": (["timing=lognormal", "timing.compute.sigma=1e200"], "timing.compute.sigma=1e+200: from 0 to"),
+    "a delay in a delay": (["timing=straggler", "timing.compute.delay.mean=-1"], "timing.compute.delay.mean=-1: "),
+    "seconds for too few": (["timing.compute=[1,2]", "workers=3"], "timing.compute=[1, 2]: one for each worker; "),
+    "a latency below 0": (["timing.uplink=-1"], "timing.uplink=-1: a number"),
+    "too many of the fastest": (["topology=k_async", "topology.count=5"], "topology.count=5: 1 to workers = 2"),
+    "less than no slack": (["topology=ssp", "topology.slack=-1"], "topology.slack=-1: whole rounds"),
 }
 
 
 TYPED = {name: MISTAKES.pop(name) for name in ("an unknown option", "an unknown group", "a missing value")}
-TYPED |= {name: MISTAKES[name] for name in ("no workers", "a url that matches nothing", "nothing to resume")}
+TYPED |= {name: MISTAKES[name] for name in ("no workers", "a url that matches nothing")}
+TYPED["nothing to resume"] = (["resume={tmp}/nothing"], "resume={tmp}/nothing: no checkpoint there")
+TYPED["another folder"] = (["resume={tmp}/run", "hydra.run.dir={tmp}/new"], "in its own folder, not in {tmp}/new")
 
 
 @pytest.mark.parametrize("mistake", TYPED)
@@ -52,7 +62,7 @@ def test_a_mistake_on_the_command_line_is_named_and_leaves_nothing(start, mistak
     options, message = TYPED[mistake]
     command = start(*[word.replace("{tmp}", str(tmp_path)) for word in options])
     output = command.wait()
-    assert message in output
+    assert message.replace("{tmp}", str(tmp_path)) in output
     assert "Traceback" not in output
     assert command.code not in (0, None)
     assert list(tmp_path.iterdir()) == []
@@ -64,9 +74,25 @@ def test_a_mistake_is_named_before_anything_is_started(mistake, tmp_path, monkey
     words = [word.replace("{tmp}", str(tmp_path)) for word in options]
     with initialize_config_dir(str(run.CONF), version_base="1.3"):
         config = compose("config", command_line.prepare(words))
-    with pytest.raises(run.Failed, match=re.escape(message)):
+    with pytest.raises(run.Failed, match=re.escape(message.replace("{tmp}", str(tmp_path)))):
         run.prepare(run.resolve(config), tmp_path, words)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ("count=3: too many", "topology.count=3: too many"),  # the outermost, from which the rule has it
+        ("mean=3: too much", "timing.compute.mean=3: too much"),
+        ("count=4: too many", "count=4: too many"),  # of another value: not that option
+        ("rate=1: too fast", "rate=1: too fast"),  # one of two
+        ("workers=2: too few", "workers=2: too few"),
+        ("mean: unknown", "mean: unknown"),
+    ],
+)
+def test_a_message_names_the_option_as_it_is_typed_where_there_is_but_one(message, said):
+    config = {"topology": {"rule": {"count": 3, "workers": 2}, "count": 3, "rate": 1}, "workers": 2}
+    assert command_line.spelt(message, config | {"timing": {"compute": {"mean": 3}}, "model": {"rate": 1}}) == said
 
 
 def test_patterns_need_no_quotes_for_hydra():

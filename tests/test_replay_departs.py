@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from asgd import command_line, results
-from asgd.engines.replay import Departed
+from asgd.engines.comparison import Departed
 from tests.runs import replayed, run
 from tests.scripted import DIGITS, a_job
 

@@ -1,7 +1,5 @@
 """``resume=<folder>``: a run that was killed goes on from its checkpoint, and nothing is counted twice."""
 
-import os
-
 import pytest
 
 from asgd import results
@@ -28,17 +26,20 @@ def assert_is_whole(folder, updates: int, killed_at: int) -> None:
 
 @pytest.mark.parametrize("topology", ["async", pytest.param("sync", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on(start, topology):
-    run = start(*OPTIONS, "model=mlp", f"topology={topology}", "optimizer.momentum=0.5", "schedule=cosine")
+    slowly = ("timing=none", "timing.compute=5e-3")  # so that it cannot end before it is killed
+    run = start(*OPTIONS, *slowly, "model=mlp", f"topology={topology}", "optimizer.momentum=0.5", "schedule=cosine")
     run.until(lambda: list(run.folder.glob("checkpoints/*200.pt")))
     for process in run.processes():
         process.kill()
     run.wait()
-    killed_at = int(max(os.listdir(run.folder / "checkpoints")).removesuffix(".pt"))
+    killed_at = max(int(path.stem) for path in run.folder.glob("checkpoints/*.pt"))
+    (run.folder / "checkpoints/000000399.tmp").touch()  # as if it had been killed while it wrote that one
     again = start(f"resume={run.folder}")
     output = again.wait()
     assert again.code == 0, output
     assert f"resumed at version {killed_at}" in output
     assert_is_whole(run.folder, 400, killed_at)
+    assert not list(run.folder.glob("checkpoints/*.tmp"))
     assert results.parameters(run.folder)["config"]["model"]["_target_"].endswith("mlp")
 
 

@@ -16,6 +16,7 @@ from asgd.job import Job
 log = logging.getLogger(__name__)
 
 MARK = "stats/ps/.run"  # holds a fresh number, by which a node knows the server's folder when it sees it
+LOOK, SHORTEST = 0.25, 0.001  # seconds between two looks at the run
 
 
 class Host(Recorder):
@@ -53,13 +54,17 @@ class Host(Recorder):
     def wait(self, join_timeout: float) -> None:
         """Until the run is over: show how it goes, and let time pass for the server."""
         with Display() as display:
-            while not self.hub.over.wait(0.25):
+            while not self.hub.over.wait(self._until_next_look()):
                 if self.interrupted.is_set():
                     self.hub.end("interrupted")
                 if not self.server.started and self.clock() - self.clock_start > join_timeout:
                     self._give_up(join_timeout)
                 self.hub.tick()
                 display.show(self.figures())
+
+    def _until_next_look(self) -> float:
+        """Seconds: to the deadline of the budget if that is near, when only ``tick`` can end the run."""
+        return min(LOOK, max(SHORTEST, self.server.deadline - self.clock()))
 
     def _give_up(self, seconds: float) -> None:
         here = sorted(self.hub.active())

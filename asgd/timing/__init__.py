@@ -73,7 +73,7 @@ class Timing:
     def __init__(self, seed: int = 0, compute=None, service=None, uplink=None, downlink=None):
         self.seed = seed
         self.compute, self.service = as_delay("timing.compute", compute), as_delay("timing.service", service)
-        self.links = {"downlink": as_link(downlink), "uplink": as_link(uplink)}
+        self.links = {"downlink": as_link("timing.downlink", downlink), "uplink": as_link("timing.uplink", uplink)}
 
     def check(self, workers: int) -> None:
         """ValueError unless there are seconds for each of the workers 1..workers, and no more are spoken of."""
@@ -107,6 +107,6 @@ class Timing:
         return self.compute.mean(self.seed, worker) if self.compute else 0.0
 
 
-def as_link(value) -> Link:
+def as_link(name: str, value) -> Link:
     """A ``Link`` as it is, None for one that takes no time; anything else is a latency."""
-    return value if isinstance(value, Link) else Link(value)
+    return value if isinstance(value, Link) else Link(as_delay(name, value))

@@ -36,6 +36,18 @@ class PerWorker:
         return self.numbers[(worker - 1) % len(self.numbers)]
 
 
+def limited(numbers: PerWorker, least: float, most: float) -> PerWorker:
+    """The ``numbers`` as they are. ValueError unless all are from ``least`` to ``most``."""
+    if not all(least <= each <= most for each in numbers.numbers):
+        raise ValueError(f"{numbers.name}={numbers.value}: from {least:g} to {most:g}")
+    return numbers
+
+
+def variations(name: str, value: float | list) -> PerWorker:
+    """Coefficients of variation V; far beyond these limits the shape 1 / V^2 of the Gamma law is no number."""
+    return limited(PerWorker(name, value, positive=True), 1e-9, 1e3)
+
+
 def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -70,8 +82,9 @@ def as_delay(name: str, value) -> Delay | None:
     """A delay model as it is; a number or a list as ``Deterministic``; None for None and 0, which take no time."""
     if value is None or hasattr(value, "draws"):
         return value
-    PerWorker(name, value)
-    return Deterministic(value) if value else None
+    numbers, delay = PerWorker(name, value), Deterministic()
+    delay.seconds = numbers
+    return delay if value else None
 
 
 class Deterministic(Delay):
@@ -117,7 +130,7 @@ class CvbHomogeneous(Delay):
     """
 
     def __init__(self, mean: float | list = 1.0, variation: float = 0.1):
-        self.means, self.variation = PerWorker("mean", mean), PerWorker("variation", variation, positive=True)
+        self.means, self.variation = PerWorker("mean", mean), variations("variation", variation)
 
     def mean(self, seed: int, worker: int) -> float:
         return self.means[worker]
@@ -133,8 +146,8 @@ class CvbHeterogeneous(CvbHomogeneous):
     """
 
     def __init__(self, mean: float | list = 1.0, machine_variation: float = 0.6, task_variation: float = 0.1):
-        super().__init__(mean, task_variation)
-        self.machine_variation = PerWorker("machine_variation", machine_variation, positive=True)
+        self.means, self.variation = PerWorker("mean", mean), variations("task_variation", task_variation)
+        self.machine_variation = variations("machine_variation", machine_variation)
 
     def mean(self, seed: int, worker: int) -> float:
         shape = self.machine_variation[worker] ** -2
@@ -183,7 +196,7 @@ class LogNormal(Delay):
     """Log-normal with ``mean`` seconds (a number or a list); ``sigma`` is the standard deviation of the logarithm."""
 
     def __init__(self, mean: float | list = 1.0, sigma: float = 0.5):
-        self.means, self.sigma = PerWorker("mean", mean), PerWorker("sigma", sigma)
+        self.means, self.sigma = PerWorker("mean", mean), limited(PerWorker("sigma", sigma), 0.0, 30.0)
 
     def mean(self, seed: int, worker: int) -> float:
         return self.means[worker]
