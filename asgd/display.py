@@ -65,9 +65,9 @@ class Display:
 
 def report(summary: dict, folder: str, unit: str = "s") -> str:
     """The end of a run in a few lines; ``unit`` of its seconds."""
-    accuracy, loss = summary["final_accuracy"], summary["final_loss"]
+    loss = summary["final_loss"]
     judged = "not evaluated" if loss is None else f"validation loss {loss:.4f}"
-    judged += "" if accuracy is None else f", accuracy {accuracy:.4f} (best {summary['best_accuracy']:.4f})"
+    judged += _share(summary, "accuracy") + _share(summary, "top_k_accuracy")
     mean, most = summary["staleness_mean"], summary["staleness_max"]
     stale = "no update applied" if mean is None else f"staleness mean {mean:.2f}, max {most}"
     return "\n".join(
@@ -81,3 +81,8 @@ def report(summary: dict, folder: str, unit: str = "s") -> str:
             f"folder: {folder}",
         )
     )
+
+
+def _share(summary: dict, name: str) -> str:
+    final, words = summary[f"final_{name}"], name.replace("_k_", "-k ")
+    return "" if final is None else f", {words} {final:.4f} (best {summary[f'best_{name}']:.4f})"

@@ -13,8 +13,14 @@ from asgd.records import EVALUATION, Table
 log = logging.getLogger(__name__)
 
 
+def _row(now: float, model: Model, samples: int, judged: tuple) -> tuple:
+    """A row of ``EVALUATION``."""
+    loss, accuracy, _, top_k_accuracy = judged
+    return now, model.version, model.version, samples, loss, accuracy, top_k_accuracy
+
+
 class Evaluations:
-    """``evaluate(model)`` returns (loss, accuracy, samples); it is called in a thread of its own.
+    """``evaluate(model)`` returns (loss, accuracy, samples, top-k accuracy); it is called in a thread of its own.
 
     At most ``PENDING`` snapshots wait for it. One more replaces the oldest, which is said in the log, so that a slow
     evaluation holds up neither a reply nor the memory.
@@ -47,11 +53,11 @@ class Evaluations:
         while (job := self.pending.get()) is not None:
             model, samples, now = job
             try:
-                loss, accuracy, _ = self.evaluate(model)
+                judged = self.evaluate(model)
             except Exception as error:
                 log.error("the evaluation of version %d failed: %s", model.version, error)
                 continue
-            self.table.row(now, model.version, model.version, samples, loss, accuracy)
+            self.table.row(*_row(now, model, samples, judged))
 
     def abandon(self) -> None:
         """Leave out all that is still waiting."""
@@ -75,8 +81,7 @@ class Inline:
         """Evaluate a snapshot, once per version."""
         if model.version != self.last_version:
             self.last_version = model.version
-            loss, accuracy, _ = self.evaluate(model)
-            self.table.row(now, model.version, model.version, samples, loss, accuracy)
+            self.table.row(*_row(now, model, samples, self.evaluate(model)))
 
     def abandon(self) -> None:
         """Nothing is ever waiting."""

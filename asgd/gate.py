@@ -60,7 +60,7 @@ def is_finite(update: Update) -> bool:
 
 def measured(update: Update, fate: str) -> tuple:
     """(applied, loss, accuracy, samples) of an update; what was not looked at has no loss on record."""
+    loss, correct, samples = update[6:9]
     if fate not in ("applied", "nonfinite"):
-        return 0, None, None, update.samples
-    accuracy = None if update.correct is None else update.correct / update.samples
-    return int(fate == "applied"), update.loss, accuracy, update.samples
+        return 0, None, None, samples
+    return 1 if fate == "applied" else 0, loss, None if correct is None else correct / samples, samples

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from asgd import buffers
 from asgd.budget import Budget
 from asgd.data.batch import Batch, Dataset
+from asgd.data.prefetch import prefetched
 from asgd.parameters import Parameters
 from asgd.records import SUMMARY
 from asgd.server import Server
@@ -19,7 +20,8 @@ from asgd.workers import GradientWorker
 
 ROLES = ("all", "ps", "worker", "evaluator")
 SHARED = ("model", "topology", "dataset", "optimizer", "schedule", "buffers", "workers", "seed")
-LOCAL = ("url", "val_url", "loaders", "eval_batch_size")  # options of a data set that may differ between hosts
+STORAGE = ("anonymous", "endpoint", "timeout", "retry_seconds", "cache_dir", "cache_gb")
+LOCAL = ("url", "val_url", "path", "val_path", "loaders", "ahead", "eval_batch_size", *STORAGE)  # may differ by host
 
 
 class Job:
@@ -65,15 +67,18 @@ class Job:
         rule, weight, policy = topology["rule"](), topology["weight"], topology["policy"]
         options = {"workers": self.workers, "nonfinite": self.config["nonfinite"]}
         options |= {part: topology[part]() for part in ("correction", "reads") if topology[part]}
+        options |= {"leases": self.dataset.leases(self.workers)} if self.dataset.assignment == "leased" else {}
         merge = (self.buffers if task.buffers.numel() else buffers.Latest)(task.buffers)
         return topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)
 
     def worker(self, task: Task, rank: int, session: int, round: int = 0) -> GradientWorker:
         return self.parts["topology"]["worker"](task, rank, session, round=round, seed=self.seed)
 
-    def batches(self, worker: GradientWorker) -> Iterator[Batch]:
-        """The worker's endless batches, from the one its next round needs."""
-        return self.dataset.batches(worker.rank, self.workers, worker.batches_before(worker.round))
+    def batches(self, worker: GradientWorker, ahead: int = 0) -> Iterator[Batch]:
+        """The worker's endless batches, from the one its next round needs; so many are read ``ahead``."""
+        if self.dataset.assignment == "leased":
+            return self.dataset.leased(ahead)
+        return prefetched(self.dataset.batches(worker.rank, self.workers, worker.batches_before(worker.round)), ahead)
 
     def budget(self) -> Budget:
         limits = dict(self.config["budget"])
@@ -83,10 +88,10 @@ class Job:
         return Budget(**limits)
 
     def evaluate(self, task: Task, model) -> Evaluation:
-        """Loss and accuracy of a ``Model`` on the validation set."""
+        """Loss, accuracy and, where the data set asks for it, top-k accuracy of a ``Model`` on the validation set."""
         task.load(model.params, model.buffers)
         self.buffers.prepare(task, lambda: self.dataset.batches(1, 1))
-        return task.evaluate(self.dataset.evaluation())
+        return task.evaluate(self.dataset.evaluation(), self.dataset.top_k)
 
     def shared(self) -> dict:
         """What every node of a run has to agree on, as flat names and values."""

@@ -20,7 +20,8 @@ class Update(NamedTuple):
     ``payload`` [P] is what the method says: a gradient, or view minus result after local steps (in both cases the
     server steps against it), or a replica. ``round`` counts the worker's updates 0, 1, 2, ...; ``session`` is a fresh
     number for each life of a worker. ``loss`` is the mean over ``samples``, None where nothing was computed;
-    ``correct`` counts right answers, None where targets are not labels.
+    ``correct`` counts right answers, None where targets are not labels; ``read`` is the last batch used, as (epoch,
+    number).
     """
 
     worker: int
@@ -32,13 +33,15 @@ class Update(NamedTuple):
     loss: float | None
     correct: int | None
     samples: int
+    read: tuple[int, int] | None = None
 
 
 class Reply(NamedTuple):
-    """The next model for ``worker``; ``model=None`` means stop."""
+    """The next model for ``worker``; ``model=None`` means stop. ``leases``: what to read after what it has."""
 
     worker: int
     model: Model | None
+    leases: tuple = ()
 
 
 class Event(NamedTuple):

@@ -46,13 +46,15 @@ class UpdateLog:
 class BufferedLog(UpdateLog):
     """The same rows, written together at each ``flush``: for virtual time, where thousands come in a moment."""
 
+    ROW = ",".join(["%s"] * len(UPDATES)) + "\n"  # as the csv module writes numbers and names, in less time
+
     def __init__(self, folder: Path, rows: int = 0):
         super().__init__(folder, rows)
         self.pending: list[Event] = []
         self.event = self.pending.append
 
     def flush(self) -> None:
-        self.table.writer.writerows(self.pending)
+        self.table.file.write("".join(map(self.ROW.__mod__, self.pending)).replace("None", ""))
         for event in self.pending[-Status.MEMORY :]:
             self.status.event(event)
         self.rows += len(self.pending)

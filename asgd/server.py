@@ -10,8 +10,8 @@ from math import inf
 
 from asgd.budget import Budget
 from asgd.gate import Gate, measured
-from asgd.ledger import Ledger, ProtocolError
-from asgd.messages import Model, Reply, Update, a_reply, an_event
+from asgd.ledger import Entry, Ledger, ProtocolError
+from asgd.messages import Model, Reply, Update, an_event
 from asgd.parameters import Parameters
 
 COUNTS = ("applied", "dropped", "cancelled", "duplicate", "nonfinite", "late")
@@ -25,16 +25,18 @@ class Server:
     """``workers`` have to join before anybody gets a model. ``buffers`` merges running statistics (``asgd.buffers``).
 
     ``correction`` changes a payload by what has happened since its worker was given a model (``asgd.corrections``);
-    ``reads`` may give a worker something older than the newest model (``asgd.reads``); ``nonfinite``: see
-    ``asgd.gate``. Observers get ``event(Event)`` for every arrival and ``version(server, now)`` after every step.
+    ``reads`` may give a worker something older than the newest model (``asgd.reads``); ``leases`` says what each is to
+    read (``asgd.data.leases``); ``nonfinite``: see ``asgd.gate``. Observers get ``event(Event)`` for every arrival and
+    ``version(server, now)`` after every step.
     """
 
     def __init__(
         self, parameters: Parameters, buffers, rule, weight, policy, budget: Budget, workers: int, nonfinite="stop",
-        correction=None, reads=None,
+        correction=None, reads=None, leases=None,
     ):  # fmt: skip
         self.parameters, self.buffers, self.rule, self.policy = parameters, buffers, rule, policy
         self.budget, self.workers, self.correction, self.reads = budget, workers, correction, reads
+        self.leases = leases
         self.gate = Gate(weight, nonfinite, payload=parameters.vector, buffers=buffers.value)
         self.published = buffers.value  # the buffers that belong to this version, [B]
         self.ledger = Ledger()
@@ -64,21 +66,23 @@ class Server:
 
     def push(self, update: Update, now: float) -> list[Reply]:
         """A worker brings an update and asks for the next model. An update that comes again changes nothing."""
-        worker, before = update.worker, self.parameters.version
-        if self.ledger.is_duplicate(update):
+        entry, before = self.ledger.sender(update), self.parameters.version
+        worker, _, round, version = update[:4]
+        if round < entry.round:
             self.counts["duplicate"] += 1
-            reply = self.ledger[worker].reply
-            return [reply] if reply else []
-        staleness = before - update.version
+            return [entry.reply] if entry.reply else []
+        staleness = before - version
         if not 0 <= staleness <= before:
-            raise ProtocolError(f"worker {worker}: version {update.version} is not in 0..{before}")
+            raise ProtocolError(f"worker {worker}: version {version} is not in 0..{before}")
         if now > self.deadline:
             self._end_if_spent(now)
-        fate = self._accept(update, staleness)
+        fate = self._accept(update, staleness, entry)
+        if self.leases is not None and fate != "late":
+            self.leases.done(worker, *update.read)
         self.ledger.received(worker)
         self._step_if_ready(worker)
         self._end_if_spent(now)
-        return self._finish(before, now, "push", worker, update.round, staleness, measured(update, fate))
+        return self._finish(before, now, "push", worker, round, staleness, measured(update, fate))
 
     def cancel(self, workers: list[int], now: float) -> list[Reply]:
         """Workers of ``obsolete`` have dropped what they did. They ask for a newer model, for the same rounds.
@@ -106,6 +110,8 @@ class Server:
             self.missing.add(worker)
         if here:
             self.ledger.leave(worker)
+            if self.leases is not None:
+                self.leases.back(worker)
         self.buffers.forget(worker)
         self._advance(now)
         age = None if given is None else before - given
@@ -161,7 +167,7 @@ class Server:
 
     def _start_if_complete(self, now: float) -> None:
         active = self.ledger.active()
-        if not self.started and active and len(active | self.missing) >= self.workers:
+        if not self.started and active and len(active) + len(self.missing) >= self.workers:
             self.begin, self.deadline = now, now + self.budget.seconds - self.seconds
 
     def _advance(self, now: float) -> None:
@@ -176,31 +182,29 @@ class Server:
         if used_up and self.begin is not None:
             self.ended = self.ended or "budget"
 
-    def _accept(self, update: Update, staleness: int) -> str:
+    def _accept(self, update: Update, staleness: int, entry: Entry) -> str:
         """Give the update to the rule, unless the run is over or the update is too stale or not finite."""
         fate, weight = ("late", 0.0) if self.ended else self.gate.judge(update, staleness)
         self.counts[fate] += 1
         if fate == "applied":
-            self._take(update, weight)
+            worker, buffers, samples = update.worker, update.buffers, update.samples
+            self.rule.add(self._corrected(update, entry) if self.correction else update, weight)
+            self.buffers.merge(worker, buffers)
+            entry.contributed = self.parameters.version
+            self.samples += samples
         elif fate == "nonfinite" and self.gate.diverged:
             self.ended = "diverged"
         return fate
 
-    def _take(self, update: Update, weight: float) -> None:
-        entry = self.ledger[update.worker]
-        if self.correction:
-            view, params = entry.reply.model.params, self.parameters.vector.detach()
-            update = update._replace(payload=self.correction(update, view, params, self.version))
-        self.rule.add(update, weight)
-        self.buffers.merge(update.worker, update.buffers)
-        entry.contributed = self.parameters.version
-        self.samples += update.samples
+    def _corrected(self, update: Update, entry: Entry) -> Update:
+        view, params = entry.reply.model.params, self.parameters.vector.detach()
+        return update._replace(payload=self.correction(update, view, params, self.version))
 
     def _step_if_ready(self, worker: int | None = None) -> None:
         """One step if the rule has what it needs; ``worker`` is the one that brought it."""
         if self.begin is None or self.ended or not self.rule.ready(self.ledger.active()):
             return
-        before = self.parameters.vector.detach().clone() if self.reads else None
+        before = self.parameters.vector.detach() if self.reads else None
         self.parameters.step(self.rule.direction(), self.samples)
         self.published = self.buffers.value
         if self.reads:
@@ -208,19 +212,14 @@ class Server:
 
     def _release(self) -> list[Reply]:
         """Answer those who may go on, in the order of their numbers."""
+        ledger = self.ledger
         if self.ended:
-            return self._answer(self.ledger.waiting(), None)
-        if self.begin is None:
-            return []
-        workers = self.policy.release(self.ledger, self.parameters.version)
-        return self._answer(workers, self.model()) if workers else []
-
-    def _answer(self, workers: list[int], newest: Model | None) -> list[Reply]:
-        replies = []
+            return [ledger.answered(worker, None) for worker in ledger.waiting()]
+        workers = self.policy.release(ledger, self.parameters.version) if self.begin is not None else []
+        newest, replies = self.model() if workers else None, []
         for worker in workers:
-            read = self.reads.read(worker, newest, self.ledger) if self.reads and newest else newest
-            replies.append(a_reply((worker, read)))
-            self.ledger.answered(replies[-1])
+            read = self.reads.read(worker, newest, ledger) if self.reads else newest
+            replies.append(ledger.answered(worker, read, self.leases.grant(worker) if self.leases else ()))
         return replies
 
     def _finish(self, before, now, event, worker, round, staleness=None, outcome=(None,) * 4) -> list[Reply]:
@@ -230,8 +229,7 @@ class Server:
         happened = an_event((now, event, worker, round, version, staleness, *outcome, waiting))
         for observer in self.observers:
             observer.event(happened)
-        if version != before:
-            for observer in self.observers:
+            if version != before:
                 observer.version(self, now)
         if waiting and not replies and self.begin is not None and waiting == len(self.ledger.active()):
             self.ended = "error"
@@ -253,6 +251,7 @@ class Server:
             "rule": self.rule.state_dict(),
             "correction": self.correction.state_dict() if self.correction else {},
             "ledger": self.ledger.state_dict(),
+            "leases": self.leases.state_dict() if self.leases else {},
             "samples": self.samples,
             "counts": dict(self.counts),
             "nonfinite_in_a_row": self.gate.nonfinite_in_a_row,
@@ -264,6 +263,8 @@ class Server:
             getattr(self, part).load_state_dict(state[part])
         if self.correction:
             self.correction.load_state_dict(state["correction"])
+        if self.leases and "leases" in state:
+            self.leases.load_state_dict(state["leases"])
         self.samples, self.seconds, self.published = state["samples"], state["seconds"], state["published"]
         self.counts |= state["counts"]
         self.gate.nonfinite_in_a_row = state["nonfinite_in_a_row"]

@@ -30,11 +30,11 @@ def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed
 def evaluations(folder: Path) -> dict:
     """The last and the best figures on the validation set; None without an evaluation."""
     table = results.evaluation(folder)
-    pick = {"final": lambda column: column.iloc[-1], "best_loss": min, "best_accuracy": max}
     figures = {}
-    for name in ("final_loss", "final_accuracy", "best_loss", "best_accuracy"):
-        column = table[name.partition("_")[2]].dropna()
-        figures[name] = float(pick.get(name, pick["final"])(column)) if len(column) else None
+    for name, best in (("loss", min), ("accuracy", max), ("top_k_accuracy", max)):
+        column = table[name].dropna()
+        figures[f"final_{name}"] = float(column.iloc[-1]) if len(column) else None
+        figures[f"best_{name}"] = float(best(column)) if len(column) else None
     return figures
 
 

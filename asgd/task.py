@@ -33,11 +33,15 @@ class Work(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """Means over samples; ``accuracy`` in [0, 1] is None where targets are floating."""
+    """Means over samples; ``accuracy`` in [0, 1] is None where targets are floating.
+
+    ``top_k_accuracy`` in [0, 1] counts targets among the k largest outputs; None where nobody asked for it.
+    """
 
     loss: float
     accuracy: float | None
     samples: int
+    top_k_accuracy: float | None = None
 
 
 class Task:
@@ -56,6 +60,7 @@ class Task:
         self._trained = [parameter for parameter in self._parameters if parameter.requires_grad]
         self._buffers = [buffer for name, buffer in module.named_buffers() if name in module.state_dict(keep_vars=True)]
         self.params = self._flatten()
+        self.outbox: Tensor | None = None  # [P], where gradients are put; whoever gives it says when it is free again
 
     def _flatten(self) -> Tensor:
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters])
@@ -98,22 +103,32 @@ class Task:
     def gradient(self, batch: Batch) -> Gradient:
         """The gradient of the batch's loss at the present parameters, in train mode; updates BatchNorm statistics."""
         self._switch(training=True)
-        loss, correct, samples = self._measure(batch)
+        loss, correct, samples = self._compare(*self._forward(batch))
         gradients = iter(torch.autograd.grad(loss, self._trained, materialize_grads=True))
         pieces = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self._parameters]
-        payload = torch.cat([piece.reshape(-1) for piece in pieces]).cpu()
+        outbox = self.outbox if self.device.type == "cpu" else None
+        payload = torch.cat([piece.reshape(-1) for piece in pieces], out=outbox).cpu()
         return Gradient(payload, loss.item(), None if correct is None else int(correct), samples)
 
     @torch.no_grad()
-    def evaluate(self, batches: Iterable[Batch]) -> Evaluation:
-        """Loss and accuracy in eval mode, each batch weighted by its samples. ValueError when there are no batches."""
+    def evaluate(self, batches: Iterable[Batch], top_k: int | None = None) -> Evaluation:
+        """Loss and accuracy in eval mode, each batch weighted by its samples; with ``top_k`` also that accuracy.
+
+        ValueError when there are no batches.
+        """
         self._switch(training=False)
-        total_loss, right, total = 0.0, None, 0
-        for batch in _at_least_one(batches):
-            loss, correct, samples = self._measure(batch)
-            total_loss, total = total_loss + loss.item() * samples, total + samples
-            right = None if correct is None else (right or 0) + int(correct)
-        return Evaluation(total_loss / total, None if right is None else right / total, total)
+        rows = [self._judge(batch, top_k) for batch in _at_least_one(batches)]
+        losses, right, samples, among = zip(*rows, strict=True)
+        total = sum(samples)
+        loss = sum(loss * count for loss, count in zip(losses, samples, strict=True)) / total
+        return Evaluation(loss, _share(right, total), total, _share(among, total))
+
+    def _judge(self, batch: Batch, top_k: int | None) -> tuple[float, int | None, int, int | None]:
+        """Loss, right answers, samples, and right answers among the ``top_k`` (None where there are no such)."""
+        outputs, targets = self._forward(batch)
+        loss, correct, samples = self._compare(outputs, targets)
+        among = None if top_k is None else int((outputs.topk(top_k).indices == targets.unsqueeze(-1)).sum())
+        return loss.item(), None if correct is None else int(correct), samples, among
 
     def recompute_buffers(self, batches: Iterable[Batch]) -> None:
         """Estimate BatchNorm's running statistics anew: their plain averages over ``batches``, at these parameters.
@@ -129,10 +144,13 @@ class Task:
         if self.module.training != training:
             self.module.train(training)
 
-    def _measure(self, batch: Batch) -> tuple[Tensor, Tensor | None, int]:
-        """Loss (a scalar), number of right answers (a scalar, or None) and number of samples."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The module's outputs and the targets, on the task's device."""
         targets = self.placed(batch.targets)
-        outputs = self.module(self.placed(batch.inputs))
+        return self.module(self.placed(batch.inputs)), targets
+
+    def _compare(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, int]:
+        """Loss (a scalar), number of right answers (a scalar, or None) and number of samples."""
         correct = None if targets.is_floating_point() else (outputs.argmax(-1) == targets).sum()
         return self.loss(outputs, targets), correct, len(targets)
 
@@ -204,6 +222,10 @@ def _same_size(what: str, own: int, received: int) -> None:
             f"this model has {own:,} {what}, the message {received:,}; "
             "every node and every checkpoint must use the same model and dataset options"
         )
+
+
+def _share(counts: Sequence[int | None], total: int) -> float | None:
+    return None if None in counts else sum(counts) / total
 
 
 def _at_least_one(batches: Iterable[Batch]) -> Iterator[Batch]:

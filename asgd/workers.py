@@ -48,7 +48,9 @@ class Worker:
     def update(self, model: Model, payload, buffers, loss, correct, samples) -> Update:
         """This round's message; the next round begins."""
         round, self.round = self.round, self.round + 1
-        return an_update((self.rank, self.session, round, model.version, payload, buffers, loss, correct, samples))
+        read = (self.batch.epoch, self.batch.index) if self.batch else None
+        who = self.rank, self.session, round, model.version
+        return an_update((*who, payload, buffers, loss, correct, samples, read))
 
 
 class GradientWorker(Worker):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from asgd.data.augment import CentreCrop
+from asgd.data.augment import CentreCrop, Normalise
 from asgd.data.shards import Shards
 
 SIZE = 4
@@ -52,10 +52,10 @@ def write_set(folder: Path, name: str, sizes: Iterable[int]) -> list[str]:
 
 def dataset(url, val_url=None, **changes) -> Shards:
     """A data set whose inputs are the pixel values 0..255."""
-    pixels = CentreCrop(SIZE, mean=[0, 0, 0], std=[1 / 255] * 3)
-    options = {"batch_size": 2, "classes": CLASSES, "size": SIZE, "shape": [3, SIZE, SIZE], "shuffle": 0} | changes
+    parts = {"augment": CentreCrop(SIZE), "transform": CentreCrop(SIZE), "normalise": Normalise([0] * 3, [1 / 255] * 3)}
+    options = {"batch_size": 2, "classes": CLASSES, "size": SIZE, "shape": [3, SIZE, SIZE], "shuffle": 0}
     loss = partial(torch.nn.functional.cross_entropy)
-    return Shards(url, url if val_url is None else val_url, augment=pixels, transform=pixels, loss=loss, **options)
+    return Shards(url, url if val_url is None else val_url, loss=loss, **parts | options | changes)
 
 
 def numbers(batch) -> list[int]:

@@ -17,7 +17,7 @@ NEEDED = {
     "timing/trace": (f"timing.compute.folder={Path(__file__).parent / 'recorded'}",),
 }
 SMALL = {"cnn": ("model.channels=[4]",), "resnet18": ("model.stem=cifar",), "resnet50": ("model.stem=cifar",)}
-SHARDED = ("cifar10", "imagenet", "tiny_imagenet")
+SHARDED = ("cifar10", "imagenet", "shards", "tiny_imagenet")
 
 
 def name(path: Path) -> str:

@@ -5,19 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from tests.shards import encode, write
 
 FILES = sorted((Path(__file__).parents[1] / "conf" / "dataset").glob("*.yaml"))
-SHARDS = {"cifar10": (10, 32), "tiny_imagenet": (200, 64), "imagenet": (1000, 224)}
+SHARDS = {"shards": (10, 224), "cifar10": (10, 32), "tiny_imagenet": (200, 64), "imagenet": (1000, 224)}
 
 
 def build(name, **changes):
-    path = next(file for file in FILES if file.stem == name)
-    node = OmegaConf.merge(OmegaConf.load(path), changes)
-    return instantiate(OmegaConf.create({"seed": 3, "dataset": node})).dataset
+    with initialize_config_dir(str(FILES[0].parents[1]), version_base="1.3"):
+        config = compose("config", ["seed=3", f"dataset={name}"])
+    OmegaConf.update(config, "dataset", changes)
+    return instantiate(config.dataset)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

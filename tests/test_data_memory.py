@@ -1,15 +1,18 @@
 """Data sets in memory: digits, least squares and noise."""
 
 import pickle
-from itertools import islice
+from itertools import chain, islice
 
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from asgd.data.digits import Digits
 from asgd.data.memory import InMemory
+from asgd.data.partition import Dirichlet
 from asgd.data.synthetic import LeastSquares, Noise, mean_output
+from asgd.seeds import rng
 
 CROSS_ENTROPY = torch.nn.functional.cross_entropy
 MSE = torch.nn.functional.mse_loss
@@ -25,6 +28,21 @@ class Counting(InMemory):
     def load(self):
         numbers = torch.arange(self.n).float().unsqueeze(1)
         return (numbers, numbers), (numbers[:7], numbers[:7])
+
+
+class Labelled(InMemory):
+    """Inputs 0 .. 59, labels 0 .. 4 in turn."""
+
+    def __init__(self, batch_size=4, seed=0, classes=5, **partition):
+        super().__init__(batch_size, classes, (1,), CROSS_ENTROPY, seed, 5, **partition)
+
+    def load(self):
+        numbers = torch.arange(60)
+        return (numbers.float().unsqueeze(1), numbers % 5), (numbers[:5].float().unsqueeze(1), numbers[:5])
+
+
+DIRICHLET = {"partition": "dirichlet", "alpha": 0.2}
+TWO_SHARDS = {"partition": "shards_per_worker", "shards_per_worker": 2}
 
 
 def digits(**changes):
@@ -65,12 +83,54 @@ def test_order_is_addressed_by_seed_and_epoch():
     assert len({*epochs(0), *epochs(1)}) == 4
 
 
-@pytest.mark.parametrize("data", [Counting(), noise()])
+@pytest.mark.parametrize("data", [Counting(), noise(), Labelled(**DIRICHLET), Labelled(**TWO_SHARDS)])
 @pytest.mark.parametrize("start", [0, 1, 5, 6, 17])
 def test_start_is_the_tail_of_an_uninterrupted_reader(data, start):
     whole = list(islice(data.batches(2, 2), start + 8))[start:]
     resumed = list(islice(data.batches(2, 2, start), 8))
     assert all(same(one, other) for one, other in zip(whole, resumed, strict=True))
+
+
+def test_batches_are_the_cards_of_the_epoch_in_turn():
+    reader = Counting(seed=7).batches(2, 3)
+    for epoch in range(3):
+        cards = rng(7, "order", epoch).permutation(23)[1::3]
+        batches = list(islice(reader, 2))
+        assert [batch.inputs.flatten().tolist() for batch in batches] == [cards[:4].tolist(), cards[4:].tolist()]
+        assert [(batch.epoch, batch.index) for batch in batches] == [(epoch, 0), (epoch, 1)]
+
+
+def epochs_of(data, rank, workers, count):
+    """The samples that a worker reads in each of its first epochs, in order."""
+    read = [[] for _ in range(count + 1)]
+    for batch in data.batches(rank, workers):
+        read[batch.epoch] += batch.inputs.flatten().int().tolist()
+        assert torch.equal(batch.targets, batch.inputs.flatten().long() % 5)
+        if batch.epoch == count:
+            return read[:count]
+
+
+@pytest.mark.parametrize("kind", [DIRICHLET, TWO_SHARDS])
+@pytest.mark.parametrize("workers", [1, 4, 7])
+def test_each_worker_keeps_its_own_samples_and_shuffles_them(kind, workers):
+    own = [epochs_of(Labelled(**kind), rank, workers, 3) for rank in range(1, workers + 1)]
+    assert sorted(chain.from_iterable(first for first, *_ in own)) == list(range(60))
+    for epochs in own:
+        assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+        assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_the_shares_are_those_of_the_partition():
+    shares = Dirichlet(0.2)(np.arange(60) % 5, 3, 11)
+    read = [epochs_of(Labelled(seed=11, **DIRICHLET), rank, 3, 1)[0] for rank in (1, 2, 3)]
+    assert [sorted(samples) for samples in read] == [share.tolist() for share in shares]
+
+
+def test_the_epochs_of_a_share_are_its_own():
+    data = Labelled(batch_size=6, **TWO_SHARDS)
+    assert data.samples() == 60
+    places = [(batch.epoch, batch.index) for batch in islice(data.batches(2, 5), 6)]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]  # 12 samples each
 
 
 def test_more_workers_than_samples_is_an_error():
@@ -143,6 +203,9 @@ def test_a_copy_in_another_process_gives_the_same_bytes(data):
         (lambda: least_squares(noise=-1.0), "dataset.noise=-1.0: must be a number of at least 0"),
         (lambda: noise(sigma=float("nan")), "dataset.sigma=nan"),
         (lambda: noise(classes=3), "dataset.classes=3"),
+        (lambda: Labelled(partition="dirichlet"), "dataset.partition=dirichlet needs dataset.alpha"),
+        (lambda: Labelled(classes=0, **DIRICHLET), "dataset.partition=dirichlet: this data set has no labels"),
+        (lambda: next(Labelled(**DIRICHLET).batches(1, 61)), "60 samples for 61 workers: at least 61"),
         (lambda: next(digits().batches(0, 2)), "rank=0: must be 1..workers, and workers=2"),
         (lambda: next(noise().batches(3, 2)), "rank=3"),
     ],

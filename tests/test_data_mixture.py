@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 import torch
 
-from asgd.data import memory
+from asgd.data import partition
 from asgd.data.mixture import Mixture
 from asgd.seeds import rng
 from tests.scripted import a_job
@@ -87,10 +87,10 @@ def test_bad_options_are_named(changes, message):
 
 def test_ten_thousand_workers_draw_each_permutation_once():
     data, workers = mixture(samples=20_000, batch_size=2), 10_000
-    memory.order.cache_clear()
+    partition.order.cache_clear()
     readers = [data.batches(rank, workers) for rank in range(1, workers + 1)]
     epochs = [[next(reader) for reader in readers] for _ in range(3)]
-    assert memory.order.cache_info().misses == 3
+    assert partition.order.cache_info().misses == 3
     assert [{batch.epoch for batch in batches} for batches in epochs] == [{0}, {1}, {2}]
     ordered = torch.from_numpy(rng(0, "order", 2).permutation(20_000))[41::workers]
     assert torch.equal(epochs[2][41].inputs, data.load()[0][0][ordered])
@@ -100,7 +100,7 @@ def test_workers_who_are_epochs_apart_get_the_same_batches_as_alone():
     readers = [islice(mixture(batch_size=10).batches(rank, 100, start=rank), 20) for rank in range(1, 101)]
     together = list(zip(*readers, strict=True))
     for rank in (1, 50, 100):
-        memory.order.cache_clear()
+        partition.order.cache_clear()
         alone = islice(mixture(batch_size=10).batches(rank, 100, start=rank), 20)
         for batches, expected in zip(together, alone, strict=True):
             assert torch.equal(batches[rank - 1].inputs, expected.inputs)

@@ -103,10 +103,8 @@ def fingerprint(data):
     return hashlib.sha256(b"".join(batch.inputs.numpy().tobytes() for batch in batches)).hexdigest()
 
 
-def augmented(paths):
-    data = dataset(paths, shuffle=4)
-    data.augment = PadCropFlip(4, 2, mean=[0.5] * 3, std=[0.2] * 3)
-    return data
+def augmented(paths, batch_size=2):
+    return dataset(paths, shuffle=4, augment=PadCropFlip(4, 2), batch_size=batch_size)
 
 
 def test_the_same_bytes_in_another_process_whatever_its_environment(tmp_path):
@@ -126,8 +124,7 @@ def test_the_same_bytes_in_another_process_whatever_its_environment(tmp_path):
 
 
 def test_augmentation_is_new_in_each_epoch_but_the_same_for_any_division(tmp_path):
-    data = augmented(write_set(tmp_path, "train", [1, 1]))
-    data.batch_size = 1
+    data = augmented(write_set(tmp_path, "train", [1, 1]), batch_size=1)
 
     def inputs(rank, workers):
         return {batch.inputs.numpy().tobytes() for batch in islice(data.batches(rank, workers), 16 // workers)}
@@ -165,8 +162,6 @@ def test_ways_to_give_shards(tmp_path, monkeypatch):
         ([], "needs shards: give dataset.url=PATH"),
         ("none-*.tar", "dataset.url: no such file: none-\\*.tar"),
         ("train-{0000..0001}.tar", "dataset.url: no such file: train-0001.tar"),
-        ("gs://bucket/x.tar", "gs://bucket/x.tar: cannot read gs: shards; give a local path or a file: URL"),
-        ("https://host/x.tar", "cannot read https: shards"),
         ("pipe:cat train-0000.tar", "cannot read pipe: shards"),
         (["train-0000.tar", "*.tar"], "dataset.url: train-0000.tar is given more than once"),
     ],
@@ -209,7 +204,7 @@ def test_check_decodes_one_image(tmp_path):
     path = write(tmp_path / "a.tar", [("0", {"png": b"", "cls": b"0"})])
     with pytest.raises(ValueError, match="sample 0: its image does not decode"):
         dataset(path).check()
-    with pytest.raises(ValueError, match=r"not one of its samples has a label in 0\.\.9 and an image"):
+    with pytest.raises(ValueError, match=r"no sample has a label in 0\.\.9 and an image"):
         dataset(path, on_error="skip").check()
 
 
@@ -231,7 +226,7 @@ def test_samples_may_be_given(tmp_path):
         ({"shuffle": -1}, "dataset.shuffle=-1"),
         ({"samples": 0}, "dataset.samples=0"),
         ({"on_error": "ignore"}, "dataset.on_error='ignore': must be one of stop, skip"),
-        ({"shape": [3, 5, 5]}, r"dataset.shape=\[3, 5, 5\]: must be \[3, 4, 4\], give only dataset.size"),
+        ({"shape": [3, 5, 5]}, r"dataset.shape=\[3, 5, 5\]: must be \[3, 4, 4\], give dataset.size"),
     ],
 )
 def test_bad_options_are_named(changes, message):

@@ -1,11 +1,17 @@
 """Broken shards are never silent, and broken samples are named."""
 
+import gzip
+import hashlib
+import pickle
 import tarfile
+import zlib
+from functools import partial
 from itertools import islice
 
 import pytest
 
 from asgd.data import tar
+from asgd.data.storage import Storage
 from asgd.data.tar import DataError
 from tests.shards import dataset, encode, good, numbers, write
 
@@ -93,7 +99,7 @@ def test_the_offset_is_that_of_the_damage(tmp_path):
     path = four(tmp_path)
     offset = headers(path)[4].offset
     with pytest.raises(DataError, match=f"byte {offset}: no end-of-archive marker"):
-        list(tar.samples(between_members(path)))
+        list(tar.samples(Storage(), between_members(path)))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>Not found</html>" * 100])
@@ -101,13 +107,13 @@ def test_what_is_no_archive(tmp_path, content):
     path = tmp_path / "page.tar"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"page\.tar: truncated, corrupt or unreadable at or after byte 0"):
-        list(tar.samples(str(path)))
+        list(tar.samples(Storage(), str(path)))
 
 
 @pytest.mark.parametrize("samples", [[], [("notes", {"txt": b"hello"})]])
 def test_a_shard_without_samples(tmp_path, samples):
     path = write(tmp_path / "empty.tar", samples)
-    for read in (tar.count, lambda url: list(tar.samples(url))):
+    for read in (partial(tar.count, Storage()), lambda url: list(tar.samples(Storage(), url))):
         with pytest.raises(DataError, match=r"empty\.tar: holds no samples"):
             read(path)
 
@@ -119,15 +125,53 @@ def test_other_members_play_no_part(tmp_path):
         ("._0", {"cls": b""}),
     ]
     path = write(tmp_path / "extra.tar", [*extra, ("1", good(1))])
-    assert [sample.key for sample in tar.samples(path)] == ["dir/0", "1"]
-    assert tar.count(path) == 2
+    assert [sample.key for sample in tar.samples(Storage(), path)] == ["dir/0", "1"]
+    assert tar.count(Storage(), path) == 2
     assert next(dataset(path).evaluation()).targets.tolist() == [7, 1]
 
 
 def test_compressed_shards_and_long_names(tmp_path):
     path = write(tmp_path / "a.tar.gz", [("x" * 200 + str(number), good(number)) for number in range(3)], "w:gz")
-    assert tar.count(path) == 3
+    assert tar.count(Storage(), path) == 3
     assert numbers(next(dataset(path).evaluation())) == [0, 1, 2]
+
+
+def zipped(path):
+    with open(path, "rb") as file:
+        return gzip.compress(file.read())
+
+
+def test_what_a_gzip_file_holds_is_checked_and_joined_ones_are_no_shard(tmp_path):
+    whole = zipped(four(tmp_path))
+    assert zlib.decompressobj(31).decompress(whole + whole) == gzip.decompress(whole)  # control: half is left out
+    wrong = {
+        "joined": whole + whole,
+        "checksum": whole[:-8] + bytes([whole[-8] ^ 1]) + whole[-7:],
+        "cut": whole[:-8],
+        "flipped": whole[:100] + bytes([whole[100] ^ 255]) + whole[101:],
+        "garbage": whole + b"garbage",
+    }
+    for name, content in wrong.items():
+        (path := tmp_path / f"{name}.tar.gz").write_bytes(content)
+        with pytest.raises(DataError, match=rf"{name}\.tar\.gz: truncated, corrupt or unreadable at or after byte \d+"):
+            list(tar.samples(Storage(), str(path)))
+
+
+def test_a_checksum_of_the_whole_shard_is_compared(tmp_path):
+    path = four(tmp_path)
+    with open(path, "rb") as file:
+        checksum = hashlib.sha256(file.read()).hexdigest()
+    assert [sample.key for sample in tar.samples(Storage(), path, checksum)] == ["0", "1", "2", "3"]
+    at = headers(path)[2].offset_data
+    damaged(path, lambda content: content[:at] + b"!" + content[at + 1 :])
+    assert len(list(tar.samples(Storage(), path))) == 4  # control: nothing else is wrong with it
+    with pytest.raises(DataError, match=r"whole\.tar: damaged: its SHA-256 is [0-9a-f]{64}, not " + checksum):
+        list(tar.samples(Storage(), path, checksum))
+
+
+def test_the_error_survives_a_pipe():
+    error = pickle.loads(pickle.dumps(DataError("a.tar: broken")))
+    assert (type(error), str(error)) == (DataError, "a.tar: broken")
 
 
 def test_grey_and_cmyk_become_rgb(tmp_path):
@@ -201,4 +245,4 @@ def test_nothing_but_broken_samples_ends_with_an_error(tmp_path):
 
 def test_a_shard_that_vanishes_is_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.tar: truncated, corrupt or unreadable .*No such file"):
-        list(tar.samples(str(tmp_path / "gone.tar")))
+        list(tar.samples(Storage(), str(tmp_path / "gone.tar")))

@@ -9,9 +9,10 @@ import pytest
 from asgd import records, results
 from asgd.evaluations import Evaluations
 from asgd.messages import Event
-from asgd.observers import Every, Status, UpdateLog
+from asgd.observers import BufferedLog, Every, Status, UpdateLog
 from asgd.records import UPDATES, Table, keep_rows, write_json
 from asgd.summary import summarise
+from asgd.task import Evaluation
 from tests.scripted import Script, a_job, a_server, an_update, with_formula
 
 
@@ -101,7 +102,7 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 def test_the_columns_are_those_that_readers_rely_on():
     assert list(Event._fields) == UPDATES
-    assert records.EVALUATION == ["time_s", "version", "updates", "samples", "loss", "accuracy"]
+    assert records.EVALUATION == ["time_s", "version", "updates", "samples", "loss", "accuracy", "top_k_accuracy"]
     metrics = ["time_s", "epoch", "batch", "loss", "accuracy", "version", "compute_s", "wait_s", "samples"]
     system = ["time_s", "cpu_percent", "memory_percent", "memory_mb", "net_sent_mb", "net_recv_mb"]
     assert (metrics, system) == (records.METRICS, records.SYSTEM)
@@ -136,6 +137,23 @@ def test_a_continued_log_counts_the_rows_of_before(tmp_path):
     assert log.rows == 8
 
 
+NUMBERS = [0.0, 0.1 + 0.2, 1e-5, 1e16, 1 / 3, 12345678.9, math.inf, -math.inf, math.nan, None]
+
+
+def test_rows_that_are_written_together_are_those_that_are_written_one_by_one(tmp_path):
+    events = [pushed(loss=number, accuracy=number) for number in NUMBERS]
+    events += [Event(0.5, "join", 1, 0), Event(1e-7, "cancel", None, None, 3, 12), Event(2.0, "leave", 10**6)]
+    singly, together = UpdateLog(tmp_path / "singly"), BufferedLog(tmp_path / "together")
+    for event in events:
+        singly.event(event)
+        together.event(event)
+    assert rows(tmp_path / "together/updates.csv") == []
+    together.flush()
+    assert together.rows == singly.rows == len(events)
+    written = [(tmp_path / each / "updates.csv").read_bytes() for each in ("singly", "together")]
+    assert written[0] == written[1] and written[0].count(b"\n") == len(events) + 1
+
+
 @pytest.mark.parametrize(("every", "expected"), [(0, []), (1, [1, 2, 3, 4, 5]), (2, [2, 4]), (7, [])])
 def test_every_acts_at_the_versions_it_divides(every, expected):
     seen = []
@@ -164,7 +182,7 @@ def test_the_status_is_a_running_mean_of_what_was_applied():
 def judge(model):
     if model.version == 2:
         raise ValueError("this one cannot be judged")
-    return float(model.version), None, 1
+    return Evaluation(float(model.version), None, 1)
 
 
 def test_each_version_is_evaluated_once_in_order_and_a_failure_is_no_end(tmp_path, caplog):
@@ -181,10 +199,14 @@ def test_each_version_is_evaluated_once_in_order_and_a_failure_is_no_end(tmp_pat
 # The summary
 
 
+def judge_all(model):
+    return Evaluation(float(model.version), 0.5, 1, 1 / (1 + model.version))
+
+
 def test_the_summary_follows_from_the_tables_and_the_server(tmp_path):
     folder = tmp_path / "stats" / "ps"
     script = with_formula(a_job("workers=3"), lambda rank, round, params: 0.1 * params)
-    log, evaluations = UpdateLog(folder), Evaluations(folder, lambda model: (float(model.version), 0.5, 1))
+    log, evaluations = UpdateLog(folder), Evaluations(folder, judge_all)
     script.server.observers.append(log)
     script.arrive(1, 2, 3, 3, 1)
     for model in script.models:
@@ -196,4 +218,5 @@ def test_the_summary_follows_from_the_tables_and_the_server(tmp_path):
     expected = {"ended": "interrupted", "updates": 5, "samples": 5, "updates_per_s": 2.5, "applied": 5, "late": 0}
     expected |= {"staleness_mean": sum(staleness) / 5, "staleness_max": max(staleness), "skipped_samples": 3}
     expected |= {"final_loss": 5.0, "best_loss": 1.0, "best_accuracy": 0.5, "failed_workers": 1}
+    expected |= {"final_top_k_accuracy": 1 / 6, "best_top_k_accuracy": 1 / 2}
     assert {name: summary[name] for name in expected} == expected

@@ -25,7 +25,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "rules": ("messages",),
     "momentum": ("messages", "rules"),
     "policies": ("ledger", "messages"),
-    "parameters": ("messages",),
+    "parameters": ("kernels", "messages"),
     "gate": ("ledger", "messages"),
     "corrections": ("messages",),
     "reads": ("ledger", "messages"),
@@ -36,7 +36,10 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "workers": ("data.batch", "messages", "seeds", "task"),
     "local_steps": ("data.batch", "messages", "workers"),
     "elastic": ("data.batch", "messages", "mixing", "seeds", "task", "workers"),
-    "data": ("data", "seeds"),
+    "codecs": ("codecs", "seeds"),
+    "data": ("data", "models._torchvision", "seeds"),
+    "kernels": ("one_pass",),
+    "one_pass": (),
     "models": ("models", "seeds"),
     "observers": ("messages", "records"),
     "evaluations": ("messages", "records"),
@@ -46,9 +49,10 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "describe": ("task",),
     "display": (),
     "system_stats": ("records",),
-    "job": ("buffers", "budget", "data.batch", "parameters", "records", "server", "task", "workers"),
+    "job": ("buffers", "budget", "data.batch", "data.prefetch", "parameters", "records", "server", "task", "workers"),
     "engines.hub": ("ledger", "messages", "server"),
-    "engines.rpc": ("engines.rendezvous", "messages"),
+    "engines.rpc": ("engines.rendezvous", "engines.shared", "messages", "task"),
+    "engines.shared": (),
 }
 CORE = (
     "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "

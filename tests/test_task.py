@@ -179,6 +179,19 @@ def test_evaluation_weights_samples_not_batches():
     assert one.loss == pytest.approx(functional.cross_entropy(outputs, whole.targets).item(), rel=1e-6)
 
 
+def test_top_k_counts_targets_among_the_k_largest_outputs():
+    scores, targets = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 7
+    batches = [Batch(scores[a:b], targets[a:b]) for a, b in ((0, 3), (3, 50))]
+    task = a_task(nn.Linear(7, 7))
+    with torch.no_grad():
+        task.params.copy_(torch.cat([torch.eye(7).flatten(), torch.zeros(7)]))  # the outputs are the inputs
+    ranks = [sorted(row, reverse=True).index(row[target]) for row, target in zip(scores.tolist(), targets, strict=True)]
+    for k in range(1, 8):
+        assert task.evaluate(batches, top_k=k).top_k_accuracy == sum(rank < k for rank in ranks) / 50
+    one = task.evaluate(batches, top_k=1)
+    assert (one.accuracy, one._replace(top_k_accuracy=None)) == (one.top_k_accuracy, task.evaluate(batches))
+
+
 def test_evaluation_changes_nothing():
     task = a_task()
     sgd(task, 2)

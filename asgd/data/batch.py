@@ -29,6 +29,8 @@ class Dataset(Protocol):
     shape: tuple[int, ...]  # of one input
     batch_size: int  # per worker
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (outputs, targets) -> scalar mean over the batch
+    ahead: int = 0  # batches that a worker of a real engine reads ahead, in a thread
+    top_k: int | None = None  # evaluations also count the samples whose label is among so many highest outputs
 
     def check(self) -> None:
         """Raise ValueError for what can be known before a run starts: no such file, labels out of range, ..."""
@@ -44,3 +46,11 @@ class Dataset(Protocol):
 
     def evaluation(self) -> Iterator[Batch]:
         """One pass over the validation set, without augmentation, always in the same order."""
+
+    assignment: str = "static"  # leased: the server says what each worker reads (``asgd.data.leases``)
+
+    def leases(self, workers: int):
+        """The server's book of what each worker is to read, where that is leased."""
+
+    def leased(self, ahead: int = 0) -> Iterator[Batch]:
+        """A worker's batches of what ``extend(leases)`` tells it to read, so many read ahead."""

@@ -24,8 +24,13 @@ class Digits(InMemory):
         seed: int = 0,
         eval_batch_size: int = 512,
         split_seed: int = 0,
+        partition: str = "iid",
+        alpha: float | None = None,
+        shards_per_worker: int | None = None,
+        top_k: int | None = None,
     ):
-        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size)
+        sharing = {"partition": partition, "alpha": alpha, "shards_per_worker": shards_per_worker}
+        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size, **sharing, top_k=top_k)
         if (classes, self.shape) != (10, (1, 8, 8)):
             raise ValueError(f"dataset.classes={classes}, dataset.shape={list(shape)}: digits has 10 and [1, 8, 8]")
         self.split_seed = split_seed

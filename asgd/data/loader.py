@@ -39,7 +39,7 @@ def in_processes(
     """The items of each epoch from ``epoch`` on, read by ``len(skips)`` processes which take turns.
 
     In the first epoch process i leaves out ``skips[i]`` batches, and it is the turn of process ``turn``; ``shape`` is
-    that of a full batch's inputs. The processes are spawned (``read`` is pickled) and end when this generator is
+    that of a full batch's inputs, uint8. The processes are spawned (``read`` is pickled) and end when this generator is
     closed, or when this process is gone. Each epoch's iterator must be exhausted before the next one is taken.
     """
     with ExitStack() as stack:
@@ -64,7 +64,7 @@ class _Loader:
 
     def __init__(self, read: Read, epoch: int, number: int, skip: int, shape: tuple[int, ...]):
         context = torch.multiprocessing.get_context("spawn")  # a forked copy would keep sockets open and locks held
-        self.slots = torch.empty(SLOTS, *shape).share_memory_()
+        self.slots = torch.empty(SLOTS, *shape, dtype=torch.uint8).share_memory_()
         self.pipe, theirs = context.Pipe()
         arguments = (read, epoch, number, skip, self.slots, theirs)
         self.process = context.Process(target=_load, args=arguments, name=f"loader {number}", daemon=True)

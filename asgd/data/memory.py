@@ -1,27 +1,25 @@
-"""Data sets that fit in memory: one permutation per epoch, dealt like cards to the workers."""
+"""Data sets that fit in memory: epochs are dealt to the workers like cards, or each worker keeps its own samples."""
 
 from collections.abc import Callable, Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from asgd.data import options
-from asgd.data.batch import Batch
-from asgd.seeds import rng
+from asgd.data.batch import Batch, Dataset
+from asgd.data.partition import Deal, choose, needs_labels
 
 Arrays = tuple[torch.Tensor, torch.Tensor]  # inputs [n, *shape], targets [n] or [n, d]
 
 
-@lru_cache(maxsize=32)
-def order(seed: int, epoch: int, samples: int) -> torch.Tensor:
-    """The permutation [samples] of an epoch, which nobody may write: workers in one process share it."""
-    return torch.from_numpy(rng(seed, "order", epoch).permutation(samples))
-
-
-class InMemory:
+class InMemory(Dataset):
     """A data set whose subclass has ``load() -> (training Arrays, validation Arrays)``, called at first use.
 
-    Epoch ``e`` is the permutation addressed by (seed, e); worker ``rank`` gets its entries rank-1, rank-1+workers, ...
+    ``partition`` (see ``asgd.data.partition``) says who reads what: with ``iid`` each epoch is one permutation of all
+    samples, dealt anew; else a worker permutes its own share in each epoch, and ``Batch.epoch`` counts its passes over
+    that. A budget in epochs counts samples, whoever reads them: ``epochs`` times all samples. So it ends when the
+    workers have made that many passes on average, and a fast worker has made more over its share than a slow one.
     """
 
     def __init__(
@@ -32,11 +30,19 @@ class InMemory:
         loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
         seed: int,
         eval_batch_size: int,
+        partition: str = "iid",
+        alpha: float | None = None,
+        shards_per_worker: int | None = None,
+        top_k: int | None = None,
     ):
         options.at_least(1, batch_size=batch_size, eval_batch_size=eval_batch_size)
+        options.top_k(top_k, classes)
         options.at_least(0, seed=seed)
+        needs_labels(partition, classes)
+        self.partition = choose(partition, alpha=alpha, shards_per_worker=shards_per_worker)
         self.batch_size, self.classes, self.shape, self.loss = batch_size, classes, tuple(shape), loss
-        self.seed, self.eval_batch_size = seed, eval_batch_size
+        self.seed, self.eval_batch_size, self.top_k = seed, eval_batch_size, top_k
+        self._deals: dict[int, Deal] = {}  # by the number of workers
 
     def load(self) -> tuple[Arrays, Arrays]:
         """The training and the validation set; equal in every process."""
@@ -57,16 +63,22 @@ class InMemory:
         """Endless batches of worker ``rank``; the last one of an epoch may be smaller. Skipping costs nothing."""
         options.worker(rank, workers)
         (inputs, targets), _ = self._arrays
-        per_epoch = -(-len(range(rank - 1, len(inputs), workers)) // self.batch_size)
+        deal = self._deal(workers)
+        per_epoch = -(-deal.size(rank) // self.batch_size)
         if not per_epoch:
             raise options.no_samples(rank, workers, len(inputs))
         epoch, first = divmod(start, per_epoch)
         while True:
-            mine = order(self.seed, epoch, len(inputs))[rank - 1 :: workers]
+            mine = np.ascontiguousarray(deal.order(epoch, rank))  # strides cost more at each batch than the copy once
             for index in range(first, per_epoch):
-                chosen = mine[index * self.batch_size : (index + 1) * self.batch_size]
-                yield Batch(inputs[chosen], targets[chosen], epoch, index)
+                chosen = torch.from_numpy(mine[index * self.batch_size : (index + 1) * self.batch_size])
+                yield Batch(inputs.index_select(0, chosen), targets.index_select(0, chosen), epoch, index)
             epoch, first = epoch + 1, 0
+
+    def _deal(self, workers: int) -> Deal:
+        if workers not in self._deals:
+            self._deals[workers] = self.partition.deal(self._arrays[0][1].numpy(), workers, self.seed)
+        return self._deals[workers]
 
     def evaluation(self) -> Iterator[Batch]:
         """The validation set once, in its own order."""

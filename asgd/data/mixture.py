@@ -32,8 +32,13 @@ class Mixture(InMemory):
         clusters: int = 8,
         sigma: float = 0.5,
         data_seed: int = 0,
+        partition: str = "iid",
+        alpha: float | None = None,
+        shards_per_worker: int | None = None,
+        top_k: int | None = None,
     ):
-        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size)
+        sharing = {"partition": partition, "alpha": alpha, "shards_per_worker": shards_per_worker}
+        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size, **sharing, top_k=top_k)
         options.at_least(1, samples=samples, held_out=held_out, classes=classes, clusters=clusters)
         options.at_least(0, data_seed=data_seed)
         options.at_least(0.0, sigma=sigma)

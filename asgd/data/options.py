@@ -18,6 +18,14 @@ def one_of(allowed: Collection[str], **options: str) -> None:
             raise ValueError(f"dataset.{name}={value!r}: must be one of {', '.join(allowed)}")
 
 
+def top_k(top_k: int | None, classes: int) -> None:
+    """Raise ValueError unless ``top_k`` is None or in 1..classes."""
+    if top_k is not None:
+        at_least(1, top_k=top_k)
+        if top_k > classes:
+            raise ValueError(f"dataset.top_k={top_k}: must be at most dataset.classes={classes}, or null")
+
+
 def worker(rank: int, workers: int) -> None:
     """Raise ValueError unless ``rank`` is in 1..workers."""
     if not 1 <= rank <= workers:

@@ -26,6 +26,20 @@ class Part:
         return len(range(self.first, sum(counts[shard] for shard in self.shards), self.step))
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """These samples (``numbers``, over the whole data set), in this order."""
+
+    numbers: Sequence[int]
+
+    def divide(self, number: int, parts: int) -> "Chosen":
+        """The ``number``-th of so many disjoint parts."""
+        return Chosen(self.numbers[number::parts])
+
+    def samples(self, counts: Sequence[int]) -> int:
+        return len(self.numbers)
+
+
 def part_of(seed: int, epoch: int, shards: int, rank: int, workers: int) -> Part:
     """What worker ``rank`` (1..workers) reads in an epoch; over all workers every sample exactly once."""
     order = rng(seed, "shards", epoch).permutation(shards)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from asgd.data import options
-from asgd.data.batch import Batch
+from asgd.data.batch import Batch, Dataset
 from asgd.data.memory import Arrays, InMemory
+from asgd.data.partition import needs_labels
 from asgd.seeds import rng
 
 
@@ -16,7 +17,7 @@ def mean_output(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return outputs.mean()
 
 
-class Noise:
+class Noise(Dataset):
     """Gradient noise: inputs ~ N(0, sigma^2) [n, dim], targets 0 [n, 1], with dim = ``shape[0]``.
 
     Endless, so every batch is full; worker ``rank``'s k-th batch is addressed by (seed, rank, k). ``samples`` is the
@@ -34,7 +35,9 @@ class Noise:
         seed: int = 0,
         sigma: float = 1.0,
         samples: int = 1000,
+        partition: str = "iid",
     ):
+        needs_labels(partition, classes)
         options.at_least(1, batch_size=batch_size, samples=samples)
         options.at_least(0, seed=seed)
         options.at_least(0.0, sigma=sigma)
@@ -84,8 +87,9 @@ class LeastSquares(InMemory):
         held_out: int = 1_000,
         noise: float = 1e-5,
         data_seed: int = 0,
+        partition: str = "iid",
     ):
-        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size)
+        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size, partition)
         options.at_least(1, samples=samples, held_out=held_out)
         options.at_least(0.0, noise=noise)
         _check_vector(classes, shape)

@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +16,12 @@ from asgd.job import Job
 from asgd.messages import Reply, Update
 from asgd.records import METRICS, Table, write_json
 from asgd.system_stats import SystemStats
+from asgd.task import Task
 from asgd.timing import Timing
 from asgd.workers import Worker
 
 log = logging.getLogger(__name__)
+speaker: ContextVar[str | None] = ContextVar("speaker", default=None)  # the node that logs, where one process has many
 
 
 class Clock:
@@ -40,7 +43,10 @@ class Clock:
 
 
 class Exchange(Protocol):
-    """A worker's way to the server. Both calls block until the reply is there."""
+    """A worker's way to the server. ``join`` and ``push`` block until the reply is there."""
+
+    def attach(self, task: Task) -> None:
+        """Get ready for messages of this task's size."""
 
     def join(self, worker: int, session: int) -> Reply: ...
 
@@ -54,11 +60,14 @@ class Stopped(Exception):
 class TimedBatches:
     """Passes batches on, counts the seconds they were waited for, and raises ``Stopped`` once ``stop`` is set.
 
-    The first batch is read at once, so that a worker which joins is ready to compute.
+    The first batch is read at once, so that a worker which joins is ready to compute; unless the server has to say
+    first what is to be read.
     """
 
     def __init__(self, batches: Iterator[Batch], stop: threading.Event):
-        self.batches, self.stop, self.waited = itertools.chain([next(batches)], batches), stop, 0.0
+        self.extend = getattr(batches, "extend", lambda leases: None)
+        first = [] if hasattr(batches, "extend") else [next(batches)]
+        self.batches, self.stop, self.waited = itertools.chain(first, batches), stop, 0.0
 
     def __iter__(self):
         return self
@@ -103,6 +112,7 @@ def work(
     """
     reply = exchange.join(worker.rank, worker.session)
     while reply.model is not None:
+        batches.extend(reply.leases)
         start, waited, seconds = clock(), batches.waited, next(extra)
         update = worker.compute(reply.model, batches)
         batches.pause(seconds)
@@ -126,7 +136,7 @@ class Node:
 
 
 class WorkerNode(Node):
-    """A worker's node: also ``training_metrics.csv``, and ``worker.log`` with what this thread logs."""
+    """A worker's node: also ``training_metrics.csv``, and ``worker.log`` with what is logged on behalf of it."""
 
     def __init__(self, job: Job, folder: Path, rank: int, clock: Clock):
         parameters = describe.node(job.config, "worker", rank, str(job.device), job.threads)
@@ -134,8 +144,8 @@ class WorkerNode(Node):
         self.metrics = Table(self.folder / "training_metrics.csv", METRICS)
         self.log = logging.FileHandler(self.folder / "worker.log")
         self.log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        thread = threading.get_ident()
-        self.log.addFilter(lambda record: record.thread == thread)
+        speaker.set(name := f"worker{rank}")
+        self.log.addFilter(lambda record: speaker.get() in (None, name))
         logging.getLogger().addHandler(self.log)
 
     def close(self) -> None:
@@ -148,9 +158,11 @@ class WorkerNode(Node):
 def run_worker(job: Job, node: WorkerNode, rank: int, round: int, exchange: Exchange, clock: Clock, stop) -> int:
     """Build worker ``rank`` at its ``round`` and let it work until the run is over; broken samples it left out."""
     session = secrets.randbits(62)
-    worker = job.worker(job.task(), rank, session, round)
+    task = job.task()
+    exchange.attach(task)
+    worker = job.worker(task, rank, session, round)
     log.info("worker %d starts at round %d on %s", rank, round, job.device)
-    batches = job.batches(worker)
+    batches = job.batches(worker, job.dataset.ahead)
     try:
         work(worker, TimedBatches(batches, stop), exchange, node.metrics, clock, extra_seconds(job.timing, worker))
     except Stopped:

@@ -43,7 +43,7 @@ class Fleet:
         """Compare the ways to compute gradients on the first batches of worker 1."""
         worker, ignored = self.job.worker(self.task, 1, 0), not self.job.buffers.merges
         model = Model(0, self.task.params.clone(), self.task.buffers)
-        with closing(self.job.batches(worker)) as batches:
+        with closing(self.job.dataset.batches(worker.rank, self.job.workers)) as batches:
             works = [worker.prepare(model, batch) for batch in islice(batches, count)]
         return gradients.choose(choice, self.task, works, ignored)
 
@@ -59,9 +59,11 @@ class Fleet:
         if rank in self.batches:
             self.batches.pop(rank).close()
 
-    def give(self, rank: int, model: Model) -> None:
-        """What the worker computes on from now."""
+    def give(self, rank: int, model: Model, leases: tuple) -> None:
+        """What the worker computes on from now, and reads later."""
         self.held[rank] = model
+        if leases and rank in self.batches:
+            self.batches[rank].extend(leases)
 
     def take(self, rank: int, takes: Callable[[int], bool]) -> Update:
         """The worker's update; without its payload if nobody ``takes`` what was computed on that version."""
@@ -112,12 +114,12 @@ class ClockOnly(Fleet):
     def __init__(self, job: Job):
         self.job, self.task = job, job.task()
         self.workers, self.batches, self.held, self.solved = {}, {}, {}, {}
-        self.nothing = self.task.params.cpu(), self.task.buffers, None, None
+        self.params, self.buffers, self.samples = self.task.params.cpu(), self.task.buffers, job.dataset.batch_size
 
     def hire(self, rank: int, session: int, round: int) -> None:
         self.workers[rank] = self.job.worker(self.task, rank, session, round)
 
     def take(self, rank: int, takes: Callable[[int], bool]) -> Update:
         worker = self.workers[rank]
-        samples = worker.steps(worker.round) * self.job.dataset.batch_size
-        return worker.update(self.held[rank], *self.nothing, samples)
+        samples = worker.steps(worker.round) * self.samples
+        return worker.update(self.held[rank], self.params, self.buffers, None, None, samples)

@@ -10,6 +10,7 @@ from asgd import audit, checkpoints, describe, results
 from asgd.engines.base import Clock, Node
 from asgd.job import Job
 from asgd.observers import Every, UpdateLog
+from asgd.records import LEASES, Table
 from asgd.summary import summarise
 
 log = logging.getLogger(__name__)
@@ -41,9 +42,21 @@ class Recorder:
         self.rate_mark = (self.begun, self.server.version)
         self.evaluates, self.saves = (self._every(name) for name in ("evaluate", "checkpoint"))
         acting = [Every(self.evaluates, self.evaluate), Every(self.saves, self.checkpoint)]
+        if self.server.leases:
+            self._record_leases()
         self.server.observers = [self.updates] + [each for each in acting if each.every]
         if state and self.server.version not in results.evaluation(folder).version.values:
             acting[0].version(self.server, self.clock())  # the run was killed before this one was ready
+
+    def _record_leases(self) -> None:
+        """``leases.csv``: batches ``first`` to before ``stop`` of the epoch, in which shard, given to whom or back."""
+        table = Table(self.node.folder / "leases.csv", LEASES)
+
+        def record(event: str, worker: int, lease) -> None:
+            first, stop = lease.base + lease.first, lease.base + lease.stop
+            table.row(self.clock(), event, worker, lease.epoch, lease.shard, first, stop)
+
+        self.server.leases.record = record
 
     def _every(self, action: str) -> int:
         """Updates between two; 0, never, where there are no parameters to look at."""

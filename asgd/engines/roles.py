@@ -17,6 +17,8 @@ from asgd.engines import processes, rpc
 from asgd.engines.base import Clock, Node, WorkerNode, run_worker
 from asgd.engines.evaluators import Evaluator
 from asgd.engines.host import MARK, Host
+from asgd.engines.mail import Mail
+from asgd.engines.shared import Place
 from asgd.engines.shipping import Inbox, Shipper
 from asgd.job import Job
 from asgd.messages import Model, Update
@@ -32,7 +34,7 @@ class Service:
     """What workers and the evaluator may ask of the server."""
 
     def __init__(self, host: Host, evaluator: Evaluator):
-        self.host, self.evaluator, self.inbox = host, evaluator, Inbox(host.folder)
+        self.host, self.evaluator, self.inbox, self.mail = host, evaluator, Inbox(host.folder), Mail(host.hub)
         self.present: set[int] = set()
         self.told: set[int] = set()  # those whose end is known
         self.lock, self.empty = threading.Lock(), threading.Event()
@@ -53,11 +55,14 @@ class Service:
         """The run's time, and the mark by which a node knows the server's folder when it sees it."""
         return {"clock": self.host.clock(), "run": self.host.mark}
 
+    def share(self, rank: int, place: Place) -> bool:
+        return self.mail.share(rank, place)
+
     def join(self, rank: int, session: int) -> Future:
-        return self.host.hub.join(rank, session)
+        return self.mail.join(rank, session)
 
     def push(self, update: Update) -> Future:
-        return self.host.hub.push(update)
+        return self.mail.push(update)
 
     def ship(self, node: str, name: str, data: bytes) -> None:
         self.inbox.receive(node, name, data)
@@ -75,6 +80,7 @@ class Service:
             self.told.add(rank)
         if first:
             tell(rank, *details)
+            self.mail.forget(rank)
         with self.lock:
             self.present -= {rank} if first else set()
             if not self.present:
@@ -184,9 +190,10 @@ def work(job: Job, rank: int, folder: Path) -> None:
     node = WorkerNode(job, folder, rank, clock)
     shipper = None if is_folder_of(welcome["run"], folder) else Shipper(node.folder)
     farewell = ("failed", rank, "it was interrupted")
+    exchange = rpc.RpcExchange(rank, job.engine.payload)
     try:
         with processes.catching(processes.interrupt):
-            skipped = run_worker(job, node, rank, welcome["round"], rpc.RpcExchange(), clock, service.stopped)
+            skipped = run_worker(job, node, rank, welcome["round"], exchange, clock, service.stopped)
         farewell = ("goodbye", rank, skipped)
     except rpc.Lost:
         raise

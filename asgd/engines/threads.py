@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from asgd.engines import processes
-from asgd.engines.base import WorkerNode, check_timing, run_worker
+from asgd.engines.base import WorkerNode, check_timing, run_worker, speaker
 from asgd.engines.evaluators import Evaluator
 from asgd.engines.host import Host
 from asgd.engines.hub import Hub
 from asgd.engines.rpc import result
 from asgd.job import Job, choose
 from asgd.messages import Reply, Update
+from asgd.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,9 @@ class HubExchange:
 
     def __init__(self, hub: Hub):
         self.hub = hub
+
+    def attach(self, task: Task) -> None:
+        """Messages are handed over as they are."""
 
     def join(self, worker: int, session: int) -> Reply:
         return result(self.hub.join(worker, session))
@@ -51,6 +55,7 @@ class ThreadsEngine:
     def run(self, job: Job, folder: Path) -> None:
         """The whole run. The folder then holds ``summary.json``."""
         torch.set_num_threads(job.threads)
+        speaker.set("ps")
         evaluator = Evaluator(job)
         evaluator.came.set()  # no node will come; a process of its own judges
         host, stopped = Host(job, folder, evaluator, self.on_worker_failure), threading.Event()

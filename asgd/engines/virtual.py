@@ -1,8 +1,8 @@
 """``engine=virtual``: the same server and workers in deterministic virtual time.
 
-A heap holds the arrivals to come, in the order of (time, worker, sequence number). The next one is handled, the server
-answers, and whoever is answered arrives again after the seconds that ``timing`` says. Arrivals queue while the server
-is busy with one before.
+A heap holds the arrivals to come, in the order of (time, worker). The next one is handled, the server answers, and
+whoever is answered arrives again after the seconds that ``timing`` says. Arrivals queue while the server is busy with
+one before.
 """
 
 import logging
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from heapq import heapify, heappop, heappush, nsmallest
-from itertools import count
 from math import inf
 from operator import add
 
@@ -27,6 +26,8 @@ from asgd.workers import Worker
 log = logging.getLogger(__name__)
 
 SHOW_SECONDS = 0.25  # of real time between two looks at the run
+AT_ONCE = 512  # arrivals between two writes; what is let go of so soon is never looked at by the garbage collector
+NEVER = inf, 0  # nobody will ever come
 READERS = 64  # processes that read data, at most
 
 
@@ -78,15 +79,15 @@ class Cluster:
     def __init__(self, server: Server, job: Job, clock: VirtualClock, fleet: Callable[[Callable], Fleet]):
         self.server, self.workers, self.timing, self.clock = server, job.workers, job.timing, clock
         self.fleet = fleet(self.coming)
-        self.heap: list[tuple[float, int, int]] = []  # (time, worker, sequence number)
-        self.sequence, self.latest = count(), {}  # the sequence number of each worker's present job
+        self.heap: list[tuple[float, int]] = []  # (time, worker)
+        self.due: dict[int, float] = {}  # when each worker's present job arrives
         self.seconds: dict[int, Iterator[float]] = {}  # of each worker's jobs
         self.service, self.free = self.timing.service_draws(), clock()  # when the server has time again
 
     def coming(self, number: int) -> list[int]:
         """The workers that arrive next."""
         soon = self.heap if len(self.heap) <= number else nsmallest(number, self.heap)
-        return [worker for _, worker, _ in soon]
+        return [worker for _, worker in soon]
 
     def run(self, recorder: Recorder) -> None:
         """All workers join; then arrival after arrival until the run is over."""
@@ -94,8 +95,10 @@ class Cluster:
             self.join(rank)
         with Display() as display:
             while not self.server.ended:
-                self.arrivals(time.monotonic() + SHOW_SECONDS)
-                recorder.updates.flush()
+                until = time.monotonic() + SHOW_SECONDS
+                while time.monotonic() < until and not self.server.ended:
+                    self.arrivals(until)
+                    recorder.updates.flush()
                 display.show(recorder.figures())
                 if recorder.interrupted.is_set():
                     self.server.end("interrupted")
@@ -117,47 +120,47 @@ class Cluster:
         return map(add, seconds, links) if links else seconds
 
     def arrivals(self, until: float) -> None:
-        """One arrival after another until the real clock says ``until`` or the run is over."""
-        server, fleet, clock = self.server, self.fleet, self.clock
-        deadline, selective = server.deadline, server.selective
-        while time.monotonic() < until and not server.ended:
-            now, worker = self.next_arrival()
+        """``AT_ONCE`` arrivals, or until the real clock says ``until`` or the run is over."""
+        server, clock, take, heap, due = self.server, self.clock, self.fleet.take, self.heap, self.due
+        push, takes, selective, monotonic = server.push, server.takes, server.selective, time.monotonic
+        deadline = server.deadline
+        for _ in range(AT_ONCE):
+            if server.ended or monotonic() > until:
+                return
+            at, worker = heappop(heap) if heap else NEVER
+            if at < inf and at != due[worker]:
+                continue  # that job was cancelled
+            now = self.received(at) if self.service else at
             if now > deadline or now == inf:
-                self.end(deadline)
-                break
+                return self.end(deadline)
             if now < clock.now:
                 raise RuntimeError(f"the clock would go back from {clock.now} to {now}")
-            clock.now = now
-            self.answer(server.push(fleet.take(worker, server.takes), now))
+            clock.now, due[worker] = now, inf
+            self.answer(push(take(worker, takes), now))
             if selective:
                 self.cancel(server.obsolete())
 
-    def next_arrival(self) -> tuple[float, int]:
-        """(when the server is done with receiving it, the worker); infinity if nobody will ever come."""
-        while self.heap:
-            at, worker, number = heappop(self.heap)
-            if number != self.latest[worker]:
-                continue  # that job was cancelled
-            if self.service:
-                at = self.free = max(at, self.free) + next(self.service)
-            return at, worker
-        return inf, 0
+    def received(self, at: float) -> float:
+        """When the server is done with receiving what arrives ``at`` this time."""
+        self.free = max(at, self.free) + next(self.service)
+        return self.free
 
     def answer(self, replies: list[Reply]) -> None:
         """Whoever gets a model arrives again after the seconds that ``timing`` says."""
-        now, held, latest, seconds = self.clock.now, self.fleet.held, self.latest, self.seconds
-        for worker, model in replies:
+        now, give, due, seconds = self.clock.now, self.fleet.give, self.due, self.seconds
+        for worker, model, leases in replies:
             if model is not None:
-                held[worker] = model
-                latest[worker] = number = next(self.sequence)
-                heappush(self.heap, (now + next(seconds[worker]), worker, number))
+                give(worker, model, leases)
+                due[worker] = at = now + next(seconds[worker])
+                heappush(self.heap, (at, worker))
 
     def cancel(self, workers: list[int]) -> None:
         """These workers drop what they do and start anew; their old arrivals stay on the heap until it is swept."""
         if workers:
+            self.due.update(dict.fromkeys(workers, inf))
             self.answer(self.server.cancel(workers, self.clock.now))
         if len(self.heap) > 4 * self.workers + 1000:
-            self.heap = [entry for entry in self.heap if self.latest[entry[1]] == entry[2]]
+            self.heap[:] = [(at, worker) for at, worker in self.heap if self.due[worker] == at]
             heapify(self.heap)
 
     def end(self, deadline: float) -> None:
