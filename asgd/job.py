@@ -67,7 +67,9 @@ class Job:
         rule, weight, policy = topology["rule"](), topology["weight"], topology["policy"]
         options = {"workers": self.workers, "nonfinite": self.config["nonfinite"]}
         options |= {part: topology[part]() for part in ("correction", "reads") if topology[part]}
-        options |= {"leases": self.dataset.leases(self.workers)} if self.dataset.assignment == "leased" else {}
+        if self.dataset.assignment == "leased":
+            longest = max(self.worker(task, rank, 0).steps(0) for rank in range(1, self.workers + 1))
+            options["leases"] = self.dataset.leases(self.workers, longest)
         merge = (self.buffers if task.buffers.numel() else buffers.Latest)(task.buffers)
         return topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)
 

@@ -20,7 +20,7 @@ class Readers:
     """Workers that read what a server's book of leases gives them; ``seen`` are the samples in accepted updates."""
 
     def __init__(self, data, number, ahead):
-        self.data, self.ahead, self.leases, self.readers, self.seen = data, ahead, data.leases(number), {}, Counter()
+        self.data, self.ahead, self.leases, self.readers, self.seen = data, ahead, data.leases(number, 1), {}, Counter()
         for worker in range(number):
             self.join(worker)
 

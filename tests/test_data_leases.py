@@ -89,6 +89,15 @@ def test_the_rest_of_a_lease_is_the_next_to_be_given_out():
     ]  # fmt: skip
 
 
+def test_a_worker_is_given_what_a_round_may_take():
+    leases = Leases(lambda: [2, 1, 3, 1], seed=0, least=9)
+    assert sum(lease.stop - lease.first for lease in leases.grant(1)) >= 9
+    first = leases.open[1][0]
+    leases.done(1, first.epoch, first.base)
+    leases.grant(1)
+    assert sum(lease.stop - lease.first for lease in leases.open[1]) >= 9
+
+
 def test_orders_are_addressed_by_seed_and_epoch():
     def order(seed):
         leases = Leases(lambda: [1] * 8, seed)

@@ -49,8 +49,8 @@ class Dataset(Protocol):
 
     assignment: str = "static"  # leased: the server says what each worker reads (``asgd.data.leases``)
 
-    def leases(self, workers: int):
-        """The server's book of what each worker is to read, where that is leased."""
+    def leases(self, workers: int, least: int):
+        """The server's book of what each worker is to read, ``least`` batches or more, where that is leased."""
 
     def leased(self, ahead: int = 0) -> Iterator[Batch]:
         """A worker's batches of what ``extend(leases)`` tells it to read, so many read ahead."""

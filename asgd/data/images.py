@@ -95,10 +95,10 @@ class Images(Dataset):
 
     # Leased
 
-    def leases(self, workers: int) -> Leases:
+    def leases(self, workers: int, least: int) -> Leases:
         """The server's book of leases."""
         parts = -(-OPEN * workers // len(self.train.collection))
-        return Leases(lambda: [-(-count // self.batch_size) for count in self.counts], self.seed, parts)
+        return Leases(lambda: [-(-count // self.batch_size) for count in self.counts], self.seed, parts, least)
 
     def leased(self, ahead: int = 0) -> LeasedBatches:
         """The batches of the leases that a worker is given, so many read ahead."""

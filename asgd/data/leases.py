@@ -15,7 +15,7 @@ from asgd.data.errors import DataError
 from asgd.data.prefetch import prefetched
 from asgd.seeds import rng
 
-OPEN = 2  # leases of one worker: the one it reads, and the next one to read ahead
+OPEN = 2  # leases of one worker, at least: the one it reads, and the next one to read ahead
 
 
 class Lease(NamedTuple):
@@ -34,11 +34,13 @@ class Lease(NamedTuple):
 class Leases:
     """The server's book of leases. ``count`` tells the batches in each shard; of each are made ``parts`` leases.
 
+    A worker has two, and more where these do not have the batches that one of its rounds may take, ``least``.
+
     ``record(event, worker, lease)`` is told of every ``lease`` given and every rest given ``back``.
     """
 
-    def __init__(self, count: Callable[[], Sequence[int]], seed: int, parts: int = 1):
-        self.count, self.seed, self.parts = count, seed, parts
+    def __init__(self, count: Callable[[], Sequence[int]], seed: int, parts: int = 1, least: int = 1):
+        self.count, self.seed, self.parts, self.least = count, seed, parts, least
         self.epoch, self.queue = 0, deque()
         self.open: dict[int, list[Lease]] = {}
         self.record: Callable[[str, int, Lease], None] = lambda *_: None
@@ -54,7 +56,7 @@ class Leases:
     def grant(self, worker: int) -> tuple[Lease, ...]:
         """What the worker is to read after what it has."""
         mine, new = self.open.setdefault(worker, []), []
-        while len(mine) < OPEN:
+        while len(mine) < OPEN or sum(lease.stop - lease.first for lease in mine) < self.least:
             mine.append(self._next())
             new.append(mine[-1])
             self.record("lease", worker, mine[-1])
