@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from asgd import buffers
 from asgd.budget import Budget
+from asgd.codecs import Codec, Identity
 from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
 from asgd.parameters import Parameters
@@ -19,7 +20,7 @@ from asgd.task import Evaluation, Task, build_task, check_outputs, plain
 from asgd.workers import GradientWorker
 
 ROLES = ("all", "ps", "worker", "evaluator")
-SHARED = ("model", "topology", "dataset", "optimizer", "schedule", "buffers", "workers", "seed")
+SHARED = ("model", "topology", "dataset", "optimizer", "schedule", "codec", "buffers", "workers", "seed")
 STORAGE = ("anonymous", "endpoint", "timeout", "retry_seconds", "cache_dir", "cache_gb")
 LOCAL = ("url", "val_url", "path", "val_path", "loaders", "ahead", "eval_batch_size", *STORAGE)  # may differ by host
 
@@ -70,11 +71,21 @@ class Job:
         if self.dataset.assignment == "leased":
             longest = max(self.worker(task, rank, 0).steps(0) for rank in range(1, self.workers + 1))
             options["leases"] = self.dataset.leases(self.workers, longest)
+        options["codec"] = self.codec(task, rank=0)
         merge = (self.buffers if task.buffers.numel() else buffers.Latest)(task.buffers)
         return topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)
 
     def worker(self, task: Task, rank: int, session: int, round: int = 0) -> GradientWorker:
-        return self.parts["topology"]["worker"](task, rank, session, round=round, seed=self.seed)
+        worker = self.parts["topology"]["worker"](task, rank, session, round=round, seed=self.seed)
+        if codec := self.codec(task, rank):
+            worker.compress(codec)
+        return worker
+
+    def codec(self, task: Task, rank: int) -> Codec | None:
+        """That of a worker, or of the server (rank 0); None where payloads travel as they are."""
+        if self.parts["codec"].func is Identity or not task.params.numel():
+            return None
+        return self.parts["codec"](task.shapes, self.seed, rank)
 
     def batches(self, worker: GradientWorker, ahead: int = 0) -> Iterator[Batch]:
         """The worker's endless batches, from the one its next round needs; so many are read ``ahead``."""

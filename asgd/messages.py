@@ -17,11 +17,11 @@ class Model(NamedTuple):
 class Update(NamedTuple):
     """A worker's answer to the model of ``version``.
 
-    ``payload`` [P] is what the method says: a gradient, or view minus result after local steps (in both cases the
-    server steps against it), or a replica. ``round`` counts the worker's updates 0, 1, 2, ...; ``session`` is a fresh
-    number for each life of a worker. ``loss`` is the mean over ``samples``, None where nothing was computed;
-    ``correct`` counts right answers, None where targets are not labels; ``read`` is the last batch used, as (epoch,
-    number).
+    ``payload`` [P], or its ``asgd.codecs.Encoded`` form on the way, is what the method says: a gradient, or view minus
+    result after local steps (in both cases the server steps against it), or a replica. ``round`` counts the worker's
+    updates 0, 1, 2, ...; ``session`` is a fresh number for each life of a worker. ``loss`` is the mean over
+    ``samples``, None where nothing was computed; ``correct`` counts right answers, None where targets are not labels;
+    ``read`` is the last batch used, as (epoch, number).
     """
 
     worker: int
@@ -58,6 +58,7 @@ class Event(NamedTuple):
     accuracy: float | None = None
     samples: int | None = None
     waiting: int = 0  # workers that wait for a reply after the event
+    bytes: int | None = None  # of a push: payload and buffers as they travelled
 
 
 # As Model(...), Reply(...) and so on of a whole tuple, at a third of the time: virtual time makes millions of them.

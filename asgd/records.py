@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-UPDATES = "time_s event worker round version staleness applied loss accuracy samples waiting".split()
+UPDATES = "time_s event worker round version staleness applied loss accuracy samples waiting bytes".split()
 EVALUATION = "time_s version updates samples loss accuracy top_k_accuracy".split()
 METRICS = "time_s epoch batch loss accuracy version compute_s wait_s samples".split()
 LEASES = "time_s event worker epoch shard first stop".split()
@@ -15,7 +15,7 @@ SYSTEM = "time_s cpu_percent memory_percent memory_mb net_sent_mb net_recv_mb".s
 SUMMARY = (
     "ended updates samples seconds updates_per_s samples_per_s final_loss final_accuracy best_loss best_accuracy "
     "staleness_mean staleness_p95 staleness_max applied dropped cancelled duplicate nonfinite late "
-    "skipped_samples failed_workers final_top_k_accuracy best_top_k_accuracy"
+    "skipped_samples failed_workers bytes_pushed bytes_pulled final_top_k_accuracy best_top_k_accuracy"
 ).split()
 
 

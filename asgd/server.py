@@ -26,19 +26,21 @@ class Server:
 
     ``correction`` changes a payload by what has happened since its worker was given a model (``asgd.corrections``);
     ``reads`` may give a worker something older than the newest model (``asgd.reads``); ``leases`` says what each is to
-    read (``asgd.data.leases``); ``nonfinite``: see ``asgd.gate``. Observers get ``event(Event)`` for every arrival and
-    ``version(server, now)`` after every step.
+    read (``asgd.data.leases``); ``codec`` decodes payloads (``asgd.codecs``); ``nonfinite``: see ``asgd.gate``.
+    Observers get ``event(Event)`` for every arrival and ``version(server, now)`` after every step.
     """
 
     def __init__(
         self, parameters: Parameters, buffers, rule, weight, policy, budget: Budget, workers: int, nonfinite="stop",
-        correction=None, reads=None, leases=None,
+        correction=None, reads=None, leases=None, codec=None,
     ):  # fmt: skip
         self.parameters, self.buffers, self.rule, self.policy = parameters, buffers, rule, policy
         self.budget, self.workers, self.correction, self.reads = budget, workers, correction, reads
-        self.leases = leases
+        self.leases, self.codec = leases, codec
         self.gate = Gate(weight, nonfinite, payload=parameters.vector, buffers=buffers.value)
         self.published = buffers.value  # the buffers that belong to this version, [B]
+        self.plain_bytes = parameters.vector.nbytes + buffers.value.nbytes  # of a model, and of an update without codec
+        self.given = 0  # models that workers were given
         self.ledger = Ledger()
         self.observers: list = []
         self.counts = dict.fromkeys(COUNTS, 0)
@@ -76,13 +78,16 @@ class Server:
             raise ProtocolError(f"worker {worker}: version {version} is not in 0..{before}")
         if now > self.deadline:
             self._end_if_spent(now)
+        size = self.plain_bytes if self.codec is None else update.payload.nbytes + update.buffers.nbytes
+        if self.codec is not None:
+            update = self._decoded(update)
         fate = self._accept(update, staleness, entry)
         if self.leases is not None and fate != "late":
             self.leases.done(worker, *update.read)
         self.ledger.received(worker)
         self._step_if_ready(worker)
         self._end_if_spent(now)
-        return self._finish(before, now, "push", worker, round, staleness, measured(update, fate))
+        return self._finish(before, now, "push", worker, round, staleness, measured(update, fate), size)
 
     def cancel(self, workers: list[int], now: float) -> list[Reply]:
         """Workers of ``obsolete`` have dropped what they did. They ask for a newer model, for the same rounds.
@@ -196,6 +201,12 @@ class Server:
             self.ended = "diverged"
         return fate
 
+    def _decoded(self, update: Update) -> Update:
+        try:
+            return update._replace(payload=self.codec.decode(update.payload))
+        except ValueError as error:
+            raise ProtocolError(f"worker {update.worker}: {error}") from error
+
     def _corrected(self, update: Update, entry: Entry) -> Update:
         view, params = entry.reply.model.params, self.parameters.vector.detach()
         return update._replace(payload=self.correction(update, view, params, self.version))
@@ -220,13 +231,14 @@ class Server:
         for worker in workers:
             read = self.reads.read(worker, newest, ledger) if self.reads else newest
             replies.append(ledger.answered(worker, read, self.leases.grant(worker) if self.leases else ()))
+        self.given += len(replies)
         return replies
 
-    def _finish(self, before, now, event, worker, round, staleness=None, outcome=(None,) * 4) -> list[Reply]:
+    def _finish(self, before, now, event, worker, round, staleness=None, outcome=(None,) * 4, size=None) -> list[Reply]:
         """Release who may go on and tell the observers what happened. ``outcome``: see ``gate.measured``."""
         replies, version = self._release(), self.parameters.version
         waiting = len(self.ledger.queue)
-        happened = an_event((now, event, worker, round, version, staleness, *outcome, waiting))
+        happened = an_event((now, event, worker, round, version, staleness, *outcome, waiting, size))
         for observer in self.observers:
             observer.event(happened)
             if version != before:
@@ -254,6 +266,7 @@ class Server:
             "leases": self.leases.state_dict() if self.leases else {},
             "samples": self.samples,
             "counts": dict(self.counts),
+            "given": self.given,
             "nonfinite_in_a_row": self.gate.nonfinite_in_a_row,
             "seconds": self.training_seconds(now),
         }
@@ -267,4 +280,5 @@ class Server:
             self.leases.load_state_dict(state["leases"])
         self.samples, self.seconds, self.published = state["samples"], state["seconds"], state["published"]
         self.counts |= state["counts"]
+        self.given = state.get("given", 0)
         self.gate.nonfinite_in_a_row = state["nonfinite_in_a_row"]

@@ -21,6 +21,8 @@ def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed
         **server.counts,
         "skipped_samples": skipped,
         "failed_workers": failed,
+        "bytes_pushed": int(results.updates(folder)["bytes"].sum()),
+        "bytes_pulled": server.given * server.plain_bytes,
     }
     content = {name: figures[name] for name in SUMMARY}
     write_json(folder / "summary.json", content)

@@ -70,6 +70,11 @@ class Task:
         return flat
 
     @property
+    def shapes(self) -> list[torch.Size]:
+        """Of the tensors that ``params`` concatenates."""
+        return [parameter.shape for parameter in self._parameters]
+
+    @property
     def buffers(self) -> Tensor:
         """[B], a fresh copy of all buffers on the CPU, float32 or float64 if the parameters are; empty when none.
 

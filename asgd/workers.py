@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from asgd.codecs import Codec
 from asgd.data.batch import Batch
 from asgd.messages import Model, Update, an_update
 from asgd.seeds import torch_seed
@@ -22,6 +23,7 @@ class Worker:
         self.task, self.rank, self.session, self.round, self.seed = task, rank, session, round, seed
         self.skipped = 0  # broken samples that the data left out
         self.batch: Batch | None = None  # the last one
+        self.codec: Codec | None = None  # makes payloads smaller for the way
 
     def steps(self, round: int) -> int:
         """How many batches a round takes."""
@@ -35,6 +37,16 @@ class Worker:
         """The answer to ``model``, from the next of the ``batches``."""
         raise NotImplementedError
 
+    def compress(self, codec: Codec) -> None:
+        """Use a codec from now on. What it keeps and draws then depends on every payload."""
+        self.codec, self.stateless = codec, False
+
+    @property
+    def bytes_sent(self) -> int:
+        """In a round: the payload, or what a codec makes of it, and the buffers."""
+        payload = self.task.params.nbytes if self.codec is None else self.codec.nbytes
+        return payload + self.task.buffers.nbytes
+
     def leave_out(self, model: Model, batches: Iterator[Batch]) -> Update:
         """The answer that will not be looked at: its batches are taken, and nothing is computed."""
         samples = sum(len(self.next(batches).targets) for _ in range(self.steps(self.round)))
@@ -47,6 +59,8 @@ class Worker:
 
     def update(self, model: Model, payload, buffers, loss, correct, samples) -> Update:
         """This round's message; the next round begins."""
+        if self.codec is not None:
+            payload = self.codec.encode(payload)
         round, self.round = self.round, self.round + 1
         read = (self.batch.epoch, self.batch.index) if self.batch else None
         who = self.rank, self.session, round, model.version

@@ -33,7 +33,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "delayed_nesterov": ("rules",),
     "server": ("budget", "gate", "ledger", "messages", "parameters"),
     "task": ("data.batch", "seeds"),
-    "workers": ("data.batch", "messages", "seeds", "task"),
+    "workers": ("codecs", "data.batch", "messages", "seeds", "task"),
     "local_steps": ("data.batch", "messages", "workers"),
     "elastic": ("data.batch", "messages", "mixing", "seeds", "task", "workers"),
     "codecs": ("codecs", "seeds"),
@@ -49,14 +49,25 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "describe": ("task",),
     "display": (),
     "system_stats": ("records",),
-    "job": ("buffers", "budget", "data.batch", "data.prefetch", "parameters", "records", "server", "task", "workers"),
+    "job": (
+        "buffers",
+        "budget",
+        "codecs",
+        "data.batch",
+        "data.prefetch",
+        "parameters",
+        "records",
+        "server",
+        "task",
+        "workers",
+    ),
     "engines.hub": ("ledger", "messages", "server"),
     "engines.rpc": ("engines.rendezvous", "engines.shared", "messages", "task"),
     "engines.shared": (),
 }
 CORE = (
     "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "
-    "server workers task seeds observers mixing delayed_nesterov local_steps elastic"
+    "server workers task seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass"
 ).split()
 OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
 

@@ -48,6 +48,11 @@ class Codec:
         if not self.size:
             raise ValueError(f"shapes={list(shapes)}: a codec needs a parameter at least")
 
+    @property
+    def nbytes(self) -> int:
+        """Of each message that is not lost."""
+        return sum(dtype.itemsize * count for dtype, count in self.layout)
+
     def encode(self, vector: Tensor) -> Encoded:
         """The message for a ``vector`` [P], float32 on the CPU, which is neither changed nor kept."""
         self._check_vector(vector)
@@ -57,6 +62,8 @@ class Codec:
 
     def decode(self, encoded: Encoded) -> Tensor:
         """[P], a fresh vector. Depends on the message and the options only. ValueError for what no ``encode`` makes."""
+        if not isinstance(encoded, Encoded):
+            raise ValueError(f"{type(self).__name__} decodes what a codec has encoded, not {type(encoded).__name__}")
         if not encoded.parts:
             return torch.full((self.size,), torch.nan)
         self._check_parts(encoded.parts)

@@ -97,7 +97,7 @@ def extra_seconds(timing: Timing, worker: Worker) -> Iterator[float]:
     """What ``timing`` adds to each round; to be asked before the round."""
     size = worker.task.params.nbytes + worker.task.buffers.nbytes
     compute = timing.compute_draws(worker.rank, worker.round)
-    links = timing.link_draws(worker.rank, size, worker.round) or itertools.repeat(0.0)
+    links = timing.link_draws(worker.rank, size, worker.round, up=worker.bytes_sent) or itertools.repeat(0.0)
     for seconds, link in zip(compute, links, strict=True):
         yield seconds * worker.steps(worker.round) + link
 

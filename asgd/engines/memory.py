@@ -19,7 +19,8 @@ def vectors(job: Job, at_once: int) -> int:
     """How many vectors [P] may exist at once: what a worker was given, what it will send, and what it keeps."""
     task = job.task("cpu")
     server = job.server(task)
-    kept = [job.worker(task, 1, 0), server.rule, server.correction, server.reads]
+    worker = job.worker(task, 1, 0)
+    kept = [worker, worker.codec, server.rule, server.correction, server.reads]
     each = 2 + sum(getattr(part, "vectors", 0) for part in kept)
     return job.workers * each + at_once * (1 + Stacked.peak_vectors) + SERVER
 

@@ -14,6 +14,7 @@ from functools import partial
 from socket import socket
 
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed import rpc
 from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.futures import Future
@@ -142,7 +143,7 @@ class RpcExchange:
         return self._complete(result(call_later("ps", "join", worker, session)))
 
     def push(self, update: Update) -> Reply:
-        if self.slots:
+        if self.slots and isinstance(update.payload, Tensor):
             shared.carry(update.payload, self.slots.payload)
             update = update._replace(payload=None)
         return self._complete(result(call_later("ps", "push", update)))

@@ -8,7 +8,7 @@ from pathlib import Path
 from asgd import audit, results
 from asgd.messages import Event
 
-KINDS = (float, str, int, int, int, int, int, float, float, int, int)  # of an Event's fields
+KINDS = (float, str, int, int, int, int, int, float, float, int, int, int)  # of an Event's fields
 
 
 class Tape:
@@ -61,7 +61,10 @@ def read(path: Path) -> list[Event]:
 
 
 def event(path: Path, number: int, row: list[str]) -> Event:
+    """A row, which in older records has no ``bytes``."""
     try:
-        return Event(*(kind(text) if text else None for kind, text in zip(KINDS, row, strict=True)))
+        if not len(KINDS) - 1 <= len(row) <= len(KINDS):
+            raise ValueError
+        return Event(*(kind(text) if text else None for kind, text in zip(KINDS, row, strict=False)))
     except ValueError as error:
         raise ValueError(f"engine.source: row {number} of {path} is no event: {','.join(row)}") from error

@@ -114,7 +114,7 @@ class Cluster:
         """The seconds from each model that the worker is given to the arrival of its update."""
         size = self.fleet.task.params.nbytes + self.fleet.task.buffers.nbytes
         seconds = self.timing.compute_draws(worker.rank, worker.round)
-        links = self.timing.link_draws(worker.rank, size, worker.round)
+        links = self.timing.link_draws(worker.rank, size, worker.round, up=worker.bytes_sent)
         if type(worker).steps is not Worker.steps:
             seconds = (each * worker.steps(worker.round) for each in seconds)
         return map(add, seconds, links) if links else seconds

@@ -92,9 +92,16 @@ class Timing:
         """
         return self.compute.draws(self.seed, "clock", worker, start) if self.compute else repeat(0.0)
 
-    def link_draws(self, worker: int, size: int, start: int = 0) -> Iterator[float] | None:
-        """Endless seconds on the way, one for each exchange of ``size`` bytes down and ``size`` up; None without."""
-        ways = [link.draws(self.seed, purpose, worker, size, start) for purpose, link in self.links.items()]
+    def link_draws(self, worker: int, size: int, start: int = 0, up: int | None = None) -> Iterator[float] | None:
+        """Endless seconds on the way, one for each exchange of ``size`` bytes down and as many, or ``up``, up.
+
+        None without links.
+        """
+        sizes = {"uplink": size if up is None else up}
+        ways = [
+            link.draws(self.seed, purpose, worker, sizes.get(purpose, size), start)
+            for purpose, link in self.links.items()
+        ]
         taken = [draws for draws in ways if draws is not None]
         return map(add, *taken) if len(taken) == 2 else next(iter(taken), None)
 
