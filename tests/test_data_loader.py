@@ -75,8 +75,7 @@ def broken_augmentation(image, generator):
 
 
 def test_a_bug_in_an_augmentation_comes_with_its_traceback(tmp_path):
-    data = dataset(write_set(tmp_path, "train", [2]), loaders=1)
-    data.augment = broken_augmentation
+    data = dataset(write_set(tmp_path, "train", [2]), loaders=1, augment=broken_augmentation)
     with pytest.raises(
         RuntimeError, match=r"in a loader process:[\s\S]*in broken_augmentation[\s\S]*ZeroDivisionError"
     ):

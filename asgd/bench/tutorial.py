@@ -5,6 +5,7 @@ be a mix of versions, so only the server's parameters are checked.
 """
 
 import threading
+import warnings
 
 from torch import Tensor, nn
 from torch.distributed import rpc
@@ -12,6 +13,7 @@ from torch.distributed import rpc
 from asgd.bench.trial import Meter
 from asgd.bench.work import GRADIENT, Load, check, make, sgd
 
+warnings.filterwarnings("ignore", message=".*ProcessGroupGloo")  # init_rpc's own
 _server: "ParameterServer"  # in the server's process; calls find it here
 
 
