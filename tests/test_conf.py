@@ -17,7 +17,7 @@ NEEDED = {
     "timing/trace": (f"timing.compute.folder={Path(__file__).parent / 'recorded'}",),
 }
 SMALL = {"cnn": ("model.channels=[4]",), "resnet18": ("model.stem=cifar",), "resnet50": ("model.stem=cifar",)}
-SHARDED = ("cifar10", "imagenet", "shards", "tiny_imagenet")
+SHARDED = ("cifar10", "cifar100", "fashion_mnist", "folder", "imagenet", "shards", "tiny_imagenet")
 
 
 def name(path: Path) -> str:
@@ -53,7 +53,7 @@ def test_every_file_composes_and_its_objects_are_built(path):
 @pytest.mark.parametrize("choice", SHARDED)
 def test_a_data_set_without_its_files_says_so_only_when_it_is_checked(choice):
     job = a_job("model=linear", f"dataset={choice}", problem=())
-    with pytest.raises(ValueError, match=r"dataset\.url"):
+    with pytest.raises(ValueError, match=r"dataset\.(url|path)="):
         job.check()
 
 

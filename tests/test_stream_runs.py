@@ -46,12 +46,13 @@ def proxy(server):
 
 @pytest.fixture
 def options(proxy) -> tuple[str, ...]:
-    """Two workers; inputs are the pixels, 0..255, which tell the number of the sample."""
+    """Two workers that keep in step; inputs are the pixels, 0..255, which tell the number of the sample."""
     store = (f"dataset.storage.endpoint={proxy.url}", "dataset.storage.retry_seconds=20")
     pixels = ("dataset.augment._target_=asgd.data.augment.CentreCrop", "dataset.normalise.mean=[0,0,0]")
     levels = f"dataset.normalise.std=[{','.join([str(1 / 255)] * 3)}]"
     shape = ("dataset.size=4", f"dataset.batch_size={BATCH}", "dataset.shuffle=5", "optimizer.lr=1e-9")
-    return ("model=linear", "dataset=shards", TRAIN, VAL, *store, *pixels, levels, *shape, "workers=2")
+    workers = ("workers=2", "topology=ssp", "topology.slack=2")
+    return ("model=linear", "dataset=shards", TRAIN, VAL, *store, *pixels, levels, *shape, *workers)
 
 
 @pytest.fixture
@@ -87,9 +88,9 @@ def epochs(folder: Path) -> dict[int, int]:
 
 @ASSIGNED
 def test_every_sample_comes_once_whatever_the_network_does(tmp_path, options, proxy, read, assignment):
-    proxy.script |= {path: FAULTS * 4 for path in SHARDS}
+    proxy.script |= {path: FAULTS * 2 for path in SHARDS}
     assigned = f"dataset.assignment={assignment}"
-    folder = run(tmp_path / "run", assigned, "engine=threads", "budget.updates=100", problem=options)
+    folder = run(tmp_path / "run", assigned, "engine=threads", "budget.updates=80", problem=options)
     assert results.summary(folder)["ended"] == "budget" and results.summary(folder)["failed_workers"] == 0
     assert set(read.values()) == {1}
     assert_each_sample_once(read, least=2)
@@ -102,22 +103,24 @@ def test_a_run_is_continued_inside_an_epoch(tmp_path, options, proxy, read, assi
     words = ("engine=threads", f"dataset.assignment={assignment}")
     folder = run(tmp_path / "run", *words, "budget.updates=27", problem=options)
     before = read.copy()
-    proxy.script |= {path: FAULTS * 4 for path in SHARDS}
-    run(folder, *words, "budget.updates=100", f"resume={folder}", problem=options)
+    proxy.script |= {path: FAULTS * 2 for path in SHARDS}
+    run(folder, *words, "budget.updates=80", f"resume={folder}", problem=options)
     assert_each_sample_once(read, least=2)
     again = {key[1:] for key in read - before} & {key[1:] for key in before}
     assert len(again) <= 2  # the batches that the end came before, one of each worker
     applied = pushes(folder).query("applied == 1")
-    assert not applied.duplicated(["worker", "round"]).any() and len(applied) == 100
+    assert not applied.duplicated(["worker", "round"]).any() and len(applied) == 80
 
 
-@pytest.mark.parametrize("more", [("dataset.loaders=1",), ("dataset.assignment=leased",)], ids=["static", "leased"])
+@pytest.mark.parametrize(
+    "more", ["dataset.loaders=1", pytest.param("dataset.assignment=leased", marks=pytest.mark.slow)]
+)
 def test_processes_stream_through_faults(start, options, proxy, more):
-    proxy.script |= {path: FAULTS * 4 for path in SHARDS}
-    process = start(*options, *more, "budget.epochs=3", "evaluate.every=20")
+    proxy.script |= {path: FAULTS * 2 for path in SHARDS}
+    process = start(*options, more, "budget.epochs=3", "evaluate.every=0")
     output = process.wait()
     assert process.code == 0, output
-    assert any(any(proxy.ranges(path)) for path in SHARDS)
+    assert "6 shards have no index: all are read" in output and any(any(proxy.ranges(path)) for path in SHARDS)
     summary, complete = results.summary(process.folder), epochs(process.folder)
     assert (summary["ended"], summary["failed_workers"]) == ("budget", 0)
     assert 3 * SAMPLES <= summary["samples"] < 3 * SAMPLES + BATCH
@@ -127,7 +130,7 @@ def test_processes_stream_through_faults(start, options, proxy, more):
 def test_what_stays_unreachable_ends_its_worker_with_shard_byte_and_cause(start, options, proxy):
     proxy.script[SHARDS[3]] = [cut(1500), cut(1500), *[status(503)] * 1000]  # the second one in small pieces
     known = (f"dataset.samples={SAMPLES}", "dataset.storage.retry_seconds=0.5")  # nobody counts, so nobody reads before
-    process = start(*options, *known, "budget.epochs=5", "engine.on_worker_failure=stop")
+    process = start(*options, *known, "budget.epochs=5", "engine=threads", "engine.on_worker_failure=stop")
     output = process.wait()
     assert process.code == 1 and "gs://bucket/train-0003.tar: at byte 1500 of " in output and "503" in output
     rows = results.updates(process.folder)
@@ -138,7 +141,7 @@ def test_what_stays_unreachable_ends_its_worker_with_shard_byte_and_cause(start,
 
 MISTAKES = {
     "no bucket": ("dataset.url=gs://elsewhere/x.tar", "dataset.url: gs://elsewhere/x.tar: no such bucket"),
-    "no object": ("dataset.val_url=gs://bucket/y.tar", "dataset.val_url: gs://bucket/y.tar: no such object (spelling?)"),
+    "no object": ("dataset.val_url=gs://bucket/y.tar", "dataset.val_url: gs://bucket/y.tar: no such object"),
     "no match": ("dataset.url=gs://bucket/tr-*.tar", "dataset.url: no such object: gs://bucket/tr-*.tar"),
     "empty": ("dataset.url=gs://bucket/empty.tar", "dataset.url: gs://bucket/empty.tar is empty: write it again"),
     "truncated": ("dataset.val_url=gs://bucket/cut.tar", "gs://bucket/cut.tar: truncated, corrupt or unreadable"),

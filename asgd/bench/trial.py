@@ -57,9 +57,12 @@ class Meter:
         self.report.send((count, rate, time.process_time() - used))
 
 
-def run(server: Callable[[Meter], None] | None, worker: Callable[[Meter], None], load: Load) -> Sample:
+Main = Callable[[Meter], None]
+
+
+def run(server: Main | None, worker: Main, load: Load) -> Sample:
     """A trial. RuntimeError when a process fails, or does not end in time; none of them stays."""
-    context = processes.context()
+    context = multiprocessing.get_context("spawn")
     listener = rendezvous.listen(HOST, 0)
     port = listener.getsockname()[1]
     store = rpc.open_store(HOST, port, listener)  # lives as long as the trial

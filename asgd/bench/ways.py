@@ -1,13 +1,10 @@
 """The ways that are compared. Each is a server's and a worker's main function; some have no server."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 from asgd.bench import floor, gloo, ours, tutorial
-from asgd.bench.trial import Meter
-
-Main = Callable[[Meter], None]
+from asgd.bench.trial import Main
 
 
 class Way(NamedTuple):

@@ -1,17 +1,21 @@
 """What samples are read from: numbered shards, which are tar archives or groups of the files in a folder."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from asgd.data import index, tar
+from asgd.data import index, tar, urls
 from asgd.data.storage import Storage
 from asgd.data.tar import IMAGES, LABEL, Sample
 from asgd.seeds import rng
 
 GROUP = 1000  # files of a folder that are read as one shard
+MAKE_ONE = "make one: python -m asgd.data.index url=..."
+
+log = logging.getLogger(__name__)
 
 
 class Collection(Protocol):
@@ -46,6 +50,8 @@ class Tars:
     def counts(self) -> list[int]:
         """From the index beside the shards; without one, from the headers of all shards."""
         known = self.entries
+        if far := sum(not urls.is_local(url) for url in self.urls if url not in known):
+            log.warning("%s: %d shards have no index: all are read to count samples; %s", self.option, far, MAKE_ONE)
         return [known[url].samples if url in known else tar.count(self.storage, url) for url in self.urls]
 
     def __len__(self) -> int:

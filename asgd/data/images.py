@@ -118,8 +118,8 @@ class Images(Dataset):
         ``on_error=skip`` batches get smaller by their broken samples; one without a good sample is left out.
         """
         options.worker(rank, workers)
-        if len(self.train.collection) < workers and not self.shares:
-            log.warning("%d shards for %d workers: each reads all, keeps its share", len(self.counts), workers)
+        if (shards := len(self.train.collection)) < workers and not self.shares:
+            log.warning("%d shards for %d workers: each reads all, keeps its share", shards, workers)
         epoch, index, skips, turn = self._position(rank, workers, start)
         read = partial(self._read, rank, workers)
         if self.loaders:

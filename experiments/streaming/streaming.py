@@ -3,16 +3,15 @@
     python experiments/streaming/streaming.py --trials 5 --shards DIR/imagenet-*.tar
     python experiments/streaming/streaming.py --only step --shards DIR/imagenet-*.tar
 
-``epochs``: whole epochs of ``Shards.batches`` with nobody computing, so decoding and reading alone decide. ``step``: how
-long a worker waits for its batches when it computes longer than it takes to read one. Without ``--shards`` pictures as
-in experiments/decoding are made. The server is the Go emulator of Google Cloud Storage in a process of its own, whose
-CPU time is told apart.
+``epochs``: whole epochs of ``Shards.batches`` with nobody computing, so decoding and reading alone decide. ``step``:
+how long a worker waits for its batches when it computes longer than it takes to read one. Without ``--shards`` pictures
+as in experiments/decoding are made. The server is the Go emulator of Google Cloud Storage in a process of its own,
+whose CPU time is told apart.
 """
 
 import argparse
 import io
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -41,7 +40,7 @@ from asgd.data.storage import Storage
 from asgd.models.imagenet import resnet18
 
 sys.path.append(str(Path(__file__).parents[1] / "decoding"))
-from decoding import MEAN, STD, synthetic  # noqa: E402
+from decoding import MEAN, STD, synthetic
 
 SIZE, BATCH, AHEAD = 224, 32, 2
 PLACES = ("files", "files, index", "gs://", "gs://, index", "gs://, cached")
@@ -122,25 +121,20 @@ def processor_time(processes: list[psutil.Process]) -> float:
     return sum(sum(each.cpu_times()[:2]) for each in processes)
 
 
-def epoch(batches: Iterator[Batch], last: Batch, server: psutil.Process) -> tuple[Batch, Cost]:
+def epoch(batches: Iterator[Batch], last: Batch, server: psutil.Process) -> Cost:
     """From the first batch of an epoch, which is ``last``, to that of the next."""
     own = [psutil.Process(), *(each for each in psutil.Process().children() if each.pid != server.pid)]
-    ours, theirs, start, images, number = (
-        processor_time(own),
-        processor_time([server]),
-        time.perf_counter(),
-        0,
-        last.epoch,
-    )
+    before, start = (processor_time(own), processor_time([server])), time.perf_counter()
+    images, number = 0, last.epoch
     while last.epoch == number:
         images += len(last.targets)
         last = next(batches)
-    seconds, ours = time.perf_counter() - start, processor_time(own) - ours
-    return last, Cost(images / seconds, 1000 * ours / images, 1000 * (processor_time([server]) - theirs) / images)
+    seconds, after = time.perf_counter() - start, (processor_time(own), processor_time([server]))
+    return Cost(images / seconds, *(1000 * (end - begin) / images for begin, end in zip(before, after, strict=True)))
 
 
 def epochs(folder: Path, server: psutil.Process, trials: int, places: Sequence[str]) -> None:
-    """Every way of reading, one epoch each, in turn; the first, which starts processes and fills caches, is not counted."""
+    """Every way of reading in turn, one epoch each after one that is not counted, which fills caches."""
     for readers, loaders in READERS.items():
         found, turns = {place: [] for place in places}, deque(places)
         for _ in range(trials):
@@ -156,14 +150,15 @@ def one_epoch(data: Shards, server: psutil.Process) -> Cost:
         first = next(batches)
         while first.epoch == 0:
             first = next(batches)
-        return epoch(batches, first, server)[1]
+        return epoch(batches, first, server)
 
 
 def told(costs: list[Cost], local: list[Cost]) -> str:
     """Medians and ranges, and the ratios to local files within trials."""
     ratios = [cost.speed / each.speed for cost, each in zip(costs, local, strict=True)]
     speeds, ours, theirs = zip(*costs, strict=True)
-    return f"{spread(speeds, '.0f')} images/s | {spread(ratios, '.2f')} | ours {spread(ours, '.2f')} ms, server {spread(theirs, '.2f')} ms"
+    processor = f"ours {spread(ours, '.2f')} ms, server {spread(theirs, '.2f')} ms"
+    return f"{spread(speeds, '.0f')} images/s | {spread(ratios, '.2f')} | {processor}"
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -197,18 +192,16 @@ def waits(data: Shards, step: Callable[[Batch], None], steps: int) -> list[float
     return found[2:]
 
 
-def steps(folder: Path, server: psutil.Process, count: int, places: Sequence[str]) -> None:
+def steps(folder: Path, count: int, places: Sequence[str]) -> None:
+    """What the waits of so many steps come to, for each kind of step and way of reading."""
     work = {"sleeps 150 ms": partial(sleeping, 0.15), "resnet18": computing}
     for name, make in work.items():
         for readers, loaders in READERS.items():
             for place in places:
-                found = sorted(waits(data_set(folder, place, loaders), make(), count))
-                late = sum(each > 0.01 for each in found)
-                print(
-                    f"{name:>15} | {readers:>15} | {place:<14} | median {1000 * statistics.median(found):.2f} ms, "
-                    f"mean {1000 * statistics.mean(found):.1f}, longest {1000 * found[-1]:.0f}; {late} of {count} above 10",
-                    flush=True,
-                )
+                found = [1000 * each for each in waits(data_set(folder, place, loaders), make(), count)]
+                figures = f"median {statistics.median(found):.2f} ms, mean {statistics.mean(found):.1f}"
+                late = f"longest {max(found):.0f}, {sum(each > 10 for each in found)} of {count} above 10"
+                print(f"{name:>15} | {readers:>15} | {place:<14} | {figures}, {late}", flush=True)
 
 
 def main() -> None:
@@ -229,7 +222,7 @@ def main() -> None:
             if words.only != "step":
                 epochs(folder, server, words.trials, words.places)
             if words.only != "epochs":
-                steps(folder, server, words.steps, words.places)
+                steps(folder, words.steps, words.places)
 
 
 if __name__ == "__main__":
