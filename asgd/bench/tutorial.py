@@ -14,6 +14,8 @@ from asgd.bench.trial import Meter
 from asgd.bench.work import GRADIENT, Load, check, make, sgd
 
 warnings.filterwarnings("ignore", message=".*ProcessGroupGloo")  # init_rpc's own
+SOCKETS = {"_transports": ["uv"], "_channels": ["basic"]}  # what TensorPipe has between hosts
+
 _server: "ParameterServer"  # in the server's process; calls find it here
 
 
@@ -43,16 +45,22 @@ def push(gradients: list[Tensor]) -> None:
     _server.push(gradients)
 
 
-def serve(meter: Meter) -> None:
+def connect(meter: Meter, name: str, transport: dict) -> None:
+    """``transport``: options of TensorPipe; without any it reads the other process's memory where it can."""
+    options = rpc.TensorPipeRpcBackendOptions(**transport)
+    rpc.init_rpc(name, rank=meter.rank, world_size=meter.load.workers + 1, rpc_backend_options=options)
+
+
+def serve(meter: Meter, **transport) -> None:
     global _server
     _server = ParameterServer(meter.load)
-    rpc.init_rpc("ps", rank=0, world_size=meter.load.workers + 1)
+    connect(meter, "ps", transport)
     meter.idle()
     check(_server.steps, list(_server.model), "server")
 
 
-def work(meter: Meter) -> None:
-    rpc.init_rpc(f"worker{meter.rank}", rank=meter.rank, world_size=meter.load.workers + 1)
+def work(meter: Meter, **transport) -> None:
+    connect(meter, f"worker{meter.rank}", transport)
     gradients = make(meter.load, GRADIENT)
 
     def step(over: bool) -> bool:

@@ -29,6 +29,10 @@ WAYS = {
     ),
     "wire": Way("ours, by wire", ours.serve, partial(ours.work, payload="wire", in_slot=False)),
     "tutorial": Way("torch RPC, tutorial", tutorial.serve, tutorial.work),
+    "sockets": Way(
+        "the same, sockets only",
+        partial(tutorial.serve, **tutorial.SOCKETS), partial(tutorial.work, **tutorial.SOCKETS),
+    ),
     "gloo": Way("gloo send/recv", gloo.serve, gloo.send),
     "allreduce": Way("gloo all-reduce", None, gloo.reduce, fewest=2),
     "floor": Way("floor, one core", None, floor.run, alone=True, threaded=False),
