@@ -47,6 +47,7 @@ def rewind(folder: Path, state: dict) -> None:
     version, ledger = state["server"]["parameters"]["version"], state["server"]["ledger"]
     keep_rows(folder / "stats/ps/updates.csv", lambda number, row: number < state["events"])
     keep_rows(folder / "stats/ps/evaluation.csv", lambda number, row: int(row["version"]) <= version)
+    keep_rows(folder / "stats/ps/leases.csv", lambda number, row: number < state["lease_rows"])
     for worker, entry in ledger.items():
         table = folder / f"stats/worker{worker}/training_metrics.csv"
         keep_rows(table, lambda number, row, rounds=entry["round"]: number < rounds)

@@ -66,7 +66,8 @@ class Display:
 def report(summary: dict, folder: str, unit: str = "s") -> str:
     """The end of a run in a few lines; ``unit`` of its seconds."""
     loss = summary["final_loss"]
-    judged = "not evaluated" if loss is None else f"validation loss {loss:.4f}"
+    unknown = "not evaluated" if summary["final_accuracy"] is None else "validation loss not finite"
+    judged = unknown if loss is None else f"validation loss {loss:.4f}"
     judged += _share(summary, "accuracy") + _share(summary, "top_k_accuracy")
     mean, most = summary["staleness_mean"], summary["staleness_max"]
     stale = "no update applied" if mean is None else f"staleness mean {mean:.2f}, max {most}"

@@ -54,7 +54,8 @@ class Job:
             self.dataset.check()
         task = self.task("cpu")
         check_outputs(task, self.dataset.shape, self.dataset.classes)
-        self.server(task)
+        if self.config["role"] in ("all", "ps"):  # it may have to count all samples
+            self.server(task)
         self.worker(task, rank=1, session=0)
 
     def task(self, device: str | torch.device | None = None) -> Task:

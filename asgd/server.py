@@ -81,6 +81,8 @@ class Server:
         size = self.plain_bytes if self.codec is None else update.payload.nbytes + update.buffers.nbytes
         if self.codec is not None:
             update = self._decoded(update)
+        if self.leases is not None and not (update.read and self.leases.gave(worker, *update.read)):
+            raise ProtocolError(f"worker {worker} has read batch {update.read}, which it was not given")
         fate = self._accept(update, staleness, entry)
         if self.leases is not None and fate != "late":
             self.leases.done(worker, *update.read)

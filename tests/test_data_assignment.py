@@ -3,13 +3,17 @@
 import random
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from asgd.data import partition
+from asgd.data import index, partition
 from asgd.data.augment import CentreCrop, Normalise
+from asgd.data.errors import DataError
+from asgd.data.leases import Lease
 from asgd.data.shards import Folder
+from asgd.data.storage import Storage
 from tests.shards import CLASSES, SIZE, dataset, encode, good, numbers, write, write_set
 
 SIZES = [5, 1, 4, 7, 2]
@@ -116,7 +120,7 @@ def test_leased_is_refused_with_a_partition():
 # Each worker its own mix of classes
 
 
-@pytest.mark.parametrize("loaders", [0, 2])
+@pytest.mark.parametrize("loaders", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_partitioned_workers_keep_their_own_samples(tmp_path, loaders):
     data = dataset(
         write_set(tmp_path, "train", [20, 30]), partition="shards_per_worker", shards_per_worker=1, loaders=loaders
@@ -196,3 +200,48 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path, counts, val_counts, mes
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"dataset\.path=None: must be a folder"):
         from_folder(None, None).check()
+
+
+# An index that is not true
+
+
+def indexed(path, **changes):
+    """An index without checksums, as others make it, beside the shards of ``path``."""
+    made = index.build(Storage(), path)
+    for shard in made["shardlist"]:
+        del shard["sha256"]
+        shard |= changes
+    Path(index.place(path[0])).write_bytes(index.dumps(made))
+
+
+@pytest.mark.parametrize("assignment", ["static", "leased"])
+@pytest.mark.parametrize("told", [4, 8])
+def test_an_index_with_a_wrong_number_of_samples_loses_none(tmp_path, assignment, told):
+    path = write_set(tmp_path, "train", [6])
+    indexed(path, nsamples=told)
+    data = dataset(path, assignment=assignment)
+    reader = data.leased() if assignment == "leased" else data.batches(1, 1)
+    if assignment == "leased":
+        reader.extend(data.leases(1, 1).grant(1))
+    with pytest.raises(DataError, match=f"samples, but {told} by .*train-index.json; make it anew"):
+        list(reader)
+
+
+def test_an_index_with_another_size_is_told_before_training(tmp_path):
+    path = write_set(tmp_path, "train", [6])
+    indexed(path)
+    dataset(path).check()
+    indexed(path, filesize=77)
+    with pytest.raises(ValueError, match=r"dataset\.url: .*train-0000.tar has [\d,]+ bytes, but 77 by its index"):
+        dataset(path).check()
+
+
+def test_a_shard_that_was_cut_after_its_last_batch_is_not_silent(tmp_path):
+    path = write_set(tmp_path, "train", [4])
+    whole = Path(path[0]).read_bytes()
+    Path(path[0]).write_bytes(whole[: 4 * 4 * 512])  # four samples of two files, and no end
+    data = dataset(path, assignment="leased", samples=4)
+    reader = data.leased()
+    reader.extend([Lease(0, 0, 0, 0, 2)])
+    with pytest.raises(DataError, match=r"no end-of-archive marker|truncated"):
+        list(reader)

@@ -113,11 +113,13 @@ def test_shards_without_samples_are_an_error():
         Leases(lambda: [0, 0], seed=0).grant(1)
 
 
-def test_a_report_of_what_was_never_leased_is_an_error():
-    leases = Leases(lambda: [4, 4], seed=0)
-    leases.grant(1)
-    with pytest.raises(ValueError, match=r"worker 1 .*epoch 3"):
-        leases.done(1, 3, 0)
+def test_only_what_was_given_and_is_not_done_can_be_reported():
+    leases = Leases(lambda: [4, 4, 4], seed=0)
+    first, second = leases.grant(1)
+    assert leases.gave(1, 0, first.base) and leases.gave(1, 0, second.base + 3)
+    assert not leases.gave(1, 3, 0) and not leases.gave(1, 0, 8) and not leases.gave(2, 0, 0)
+    leases.done(1, 0, first.base + 1)
+    assert not leases.gave(1, 0, first.base + 1) and leases.gave(1, 0, first.base + 2)
 
 
 def batches(lease):

@@ -44,9 +44,9 @@ def random_gradient(rank, round, params):
 
 
 def learned(server) -> dict:
-    """The state, but for seconds and duplicates."""
+    """The state, but for seconds, duplicates and the models that were given out, those of joins among them."""
     state = facts(server)["state"]
-    state.pop("seconds")
+    state.pop("seconds"), state.pop("given")
     return state
 
 

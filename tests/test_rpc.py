@@ -160,7 +160,7 @@ def wire() -> dict:
 
 
 def shared() -> dict:
-    return exchanges("shared", 500)
+    return exchanges("shared", 200)
 
 
 def shared_long() -> dict:

@@ -14,6 +14,8 @@ from asgd.engines import shared
 from tests.conftest import Command
 from tests.runs import parameters
 
+ALIKE = ("async", "local_sgd")
+
 READER = """
 import sys, torch
 from asgd.engines import shared
@@ -78,7 +80,7 @@ def test_wire_offers_nothing_and_shared_insists():
         shared.connect("shared", 10, torch.float32, lambda place: False)
 
 
-@pytest.mark.parametrize("topology", ["async", "k_batch_async", "local_sgd"])
+@pytest.mark.parametrize("topology", ["k_batch_async", *(pytest.param(each, marks=pytest.mark.slow) for each in ALIKE)])
 def test_shared_and_wire_end_at_the_same_parameters(tmp_path, topology):
     """One worker has one order of arrival; ``k_batch_async`` holds payloads longer than their pushes."""
     options = [f"topology={topology}", "workers=1", "budget.updates=12", "evaluate.every=0", "model=mlp"]

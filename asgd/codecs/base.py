@@ -134,6 +134,8 @@ class FeedbackCodec(Codec):
     """
 
     def __init__(self, shapes: Sequence[torch.Size], seed: int, rank: int, feedback: bool = True):
+        if not isinstance(feedback, bool):
+            raise ValueError(f"codec.feedback={feedback}: must be true or false")
         super().__init__(shapes, seed, rank)
         self.feedback, self.vectors = feedback, int(feedback)
         self.residual: Tensor | None = None  # e, replaced and never written

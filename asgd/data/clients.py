@@ -193,6 +193,8 @@ def cause(error: Exception, url: str, access: Access) -> str:
         return "the server does not say how many bytes there are (a Content-Encoding? store the shard without one)"
     if "non-partial" in str(error):
         return "the server cannot send a part of it, so what broke off cannot be resumed"
+    if "error sending request" in str(error):
+        return f"nobody answers; check the network, dataset.storage.endpoint and the environment ({_first_line(error)})"
     return _first_line(error)
 
 

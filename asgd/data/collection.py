@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from asgd.data import index, tar, urls
+from asgd.data.errors import DataError
 from asgd.data.storage import Storage
 from asgd.data.tar import IMAGES, LABEL, Sample
 from asgd.seeds import rng
@@ -58,12 +59,31 @@ class Tars:
         return len(self.urls)
 
     def check(self) -> None:
-        self.storage.check(self.urls, self.option)
+        sizes = self.storage.check(self.urls, self.option)
+        for url, known in self.entries.items():
+            if known.bytes != sizes[url]:
+                raise ValueError(
+                    f"{self.option}: {url} has {sizes[url]:,} bytes, but {known.bytes:,} by its index "
+                    f"{index.place(url)}; {index.REMEDY}"
+                )
 
     def samples(self, number: int) -> Iterator[Sample]:
         url = self.urls[number]
-        known = self.entries.get(url)
-        return tar.samples(self.storage, url, known and known.sha256)
+        if (known := self.entries.get(url)) is None:
+            return tar.samples(self.storage, url)
+        return counted(tar.samples(self.storage, url, known.sha256), known.samples, url)
+
+
+def counted(samples: Iterator[Sample], expected: int, url: str) -> Iterator[Sample]:
+    """The samples; DataError unless they are as many as the index says."""
+    found = 0
+    for found, sample in enumerate(samples, start=1):
+        if found > expected:
+            break
+        yield sample
+    if found != expected:
+        more = " or more" * (found > expected)
+        raise DataError(f"{url}: {found}{more} samples, but {expected} by {index.place(url)}; {index.REMEDY}")
 
 
 class Files:

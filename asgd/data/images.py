@@ -118,7 +118,7 @@ class Images(Dataset):
         ``on_error=skip`` batches get smaller by their broken samples; one without a good sample is left out.
         """
         options.worker(rank, workers)
-        if (shards := len(self.train.collection)) < workers and not self.shares:
+        if (shards := len(self.train.collection)) < workers and not self.shares and self.assignment == "static":
             log.warning("%d shards for %d workers: each reads all, keeps its share", shards, workers)
         epoch, index, skips, turn = self._position(rank, workers, start)
         read = partial(self._read, rank, workers)

@@ -63,13 +63,16 @@ class Leases:
         return tuple(new)
 
     def done(self, worker: int, epoch: int, number: int) -> None:
-        """The server has got what the worker made of all its batches up to this one of the epoch."""
-        mine = self.open.get(worker, [])
-        read = [place for place, lease in enumerate(mine) if lease.holds(epoch, number)]
-        if not read:
-            raise ValueError(f"worker {worker} has read batch {number} of epoch {epoch}, which it was not given")
-        rest = mine[read[0]]._replace(first=number - mine[read[0]].base + 1)
-        mine[: read[0] + 1] = [rest] if rest.first < rest.stop else []
+        """The server has got what the worker made of its batches up to this one of the epoch, which it was given."""
+        mine = self.open[worker]
+        while not mine[0].holds(epoch, number):
+            mine.pop(0)
+        rest = mine[0]._replace(first=number - mine[0].base + 1)
+        mine[:1] = [rest] if rest.first < rest.stop else []
+
+    def gave(self, worker: int, epoch: int, number: int) -> bool:
+        """Whether the worker was given this batch of the epoch, and has not done it."""
+        return any(lease.holds(epoch, number) for lease in self.open.get(worker, []))
 
     def back(self, worker: int) -> None:
         """The worker is gone; what it has not done is the next to be given out."""

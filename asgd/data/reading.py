@@ -61,8 +61,10 @@ class Reader:
         if self.shuffle:
             mixed = Random(torch_seed(self.seed, "shuffle", *order))
             undecoded = shuffle_filter(self.shuffle, initial=self.shuffle, rng=mixed)(undecoded)
-        for chunk in islice(_chunks(undecoded, self.batch_size), first, stop):
+        chunks = _chunks(undecoded, self.batch_size)
+        for chunk in islice(chunks, first, stop):
             yield _collate(attempts(self._attempt(epoch), chunk))
+        next(chunks, None)  # where this is the end of a shard, it is looked at
 
     def _stream(self, part: Part) -> Iterator[Addressed]:
         everything = (

@@ -86,8 +86,8 @@ class Storage:
             pages = [self._early(option, pattern, lambda: obstore.list_with_delimiter(client, folder)["objects"])]
         return [meta["path"] for page in pages for meta in page]
 
-    def check(self, shards: Sequence[str], option: str) -> None:
-        """ValueError naming the shard, the cause and the remedy for what can be known before training."""
+    def check(self, shards: Sequence[str], option: str) -> dict[str, int]:
+        """Bytes of each; ValueError naming shard, cause and remedy for what can be known before training."""
         if self._cache is not None:
             _copies(*self._cache, os.getpid())
         folders = defaultdict(list)
@@ -100,6 +100,7 @@ class Storage:
         for shard in shards:
             if not known[shard]:
                 raise ValueError(f"{option}: {shard} is empty: write it again")
+        return known
 
     def _listed_sizes(self, shards: list[str]) -> dict[str, int]:
         """What a few pages of a listing say of the sizes of shards of one folder, but of the first.
@@ -205,6 +206,8 @@ def _local_matches(pattern: str, option: str) -> list[str]:
 
 
 def _check_access(anonymous: bool, token: str | None, endpoint: str | None) -> None:
+    if not isinstance(anonymous, bool):
+        raise ValueError(f"dataset.storage.anonymous={anonymous}: must be true or false")
     if anonymous and token is not None:
         raise ValueError("dataset.storage: anonymous=true and a token exclude each other; give one of them")
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):

@@ -27,7 +27,7 @@ class Recorder:
 
     def __init__(self, job: Job, folder: Path, clock: Clock, evaluations, log=UpdateLog, **facts):
         self.job, self.folder, self.clock = job, folder, clock
-        self.server = job.server(job.task("cpu"))
+        self.server, self.lease_rows = job.server(job.task("cpu")), 0
         state = self._resumed()
         self.clock_start = self.clock()
         parameters = describe.node(job.config, "ps", None, "cpu", job.threads) | facts
@@ -42,19 +42,22 @@ class Recorder:
         self.rate_mark = (self.begun, self.server.version)
         self.evaluates, self.saves = (self._every(name) for name in ("evaluate", "checkpoint"))
         acting = [Every(self.evaluates, self.evaluate), Every(self.saves, self.checkpoint)]
-        if self.server.leases:
-            self._record_leases()
         self.server.observers = [self.updates] + [each for each in acting if each.every]
         if state and self.server.version not in results.evaluation(folder).version.values:
             acting[0].version(self.server, self.clock())  # the run was killed before this one was ready
 
     def _record_leases(self) -> None:
-        """``leases.csv``: batches ``first`` to before ``stop`` of the epoch, in which shard, given to whom or back."""
-        table = Table(self.node.folder / "leases.csv", LEASES)
+        """``leases.csv``: batches ``first`` to before ``stop`` of the epoch, in which shard, given to whom or back.
+
+        Counts the data set's samples now, which may take reading it.
+        """
+        log.info("leased: %d batches in an epoch", sum(self.server.leases.batches))
+        table = Table(self.folder / "stats/ps/leases.csv", LEASES)
 
         def record(event: str, worker: int, lease) -> None:
             first, stop = lease.base + lease.first, lease.base + lease.stop
             table.row(self.clock(), event, worker, lease.epoch, lease.shard, first, stop)
+            self.lease_rows += 1
 
         self.server.leases.record = record
 
@@ -63,10 +66,14 @@ class Recorder:
         return self.job.config[action]["every"] if self.server.parameters.vector.numel() else 0
 
     def _resumed(self) -> dict | None:
-        if not self.job.config["resume"]:
+        state = checkpoints.load(self.folder) if self.job.config["resume"] else None
+        if state:
+            checkpoints.rewind(self.folder, state)
+            self.lease_rows = state["lease_rows"]
+        if self.server.leases:
+            self._record_leases()
+        if not state:
             return None
-        state = checkpoints.load(self.folder)
-        checkpoints.rewind(self.folder, state)
         self.server.load_state_dict(state["server"])
         self.clock.set(state["clock"])
         log.info("resumed at version %d", self.server.version)
@@ -82,7 +89,8 @@ class Recorder:
         """All that a resumed run needs. The workers' random numbers follow from seed, rank and round."""
         config = self.job.config
         self.updates.flush()
-        return {"config": config, "server": self.server.state_dict(now), "events": self.updates.rows, "clock": now}
+        rows = {"events": self.updates.rows, "lease_rows": self.lease_rows}
+        return {"config": config, "server": self.server.state_dict(now), "clock": now} | rows
 
     def figures(self) -> dict:
         """The state of the run, for the display. Rate and seconds are of real time."""

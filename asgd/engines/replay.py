@@ -127,9 +127,9 @@ class Replay:
         """The run was killed and resumed: nothing is left but what a checkpoint holds."""
         state, observers, leases = self.server.state_dict(now), self.server.observers, self.server.leases
         self.recorder.server = self.job.server(self.job.task("cpu"))
-        self.server.load_state_dict(state)
-        self.server.observers = observers
         if leases:
             self.server.leases.record = leases.record
+        self.server.load_state_dict(state)
+        self.server.observers = observers
         for worker in list(self.fleet.workers):
             self.fleet.dismiss(worker)
