@@ -9,10 +9,10 @@ run: $(READY)  ## The main job: one parameter server and two workers on real dig
 	$(VENV)/bin/python -m asgd.run $(ARGS)
 
 test: $(READY)  ## Every test that takes less than minutes.
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow" $(ARGS)
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 -m "not slow" $(ARGS)
 
 test-all: $(READY)  ## The longer checks as well.
-	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -42,6 +42,7 @@ def test_threads_with_a_codec_are_replayed(tmp_path):
     assert replayed(source, tmp_path / "replay")["equal"]
 
 
+@pytest.mark.slow
 def test_processes_with_a_codec(start):
     run = start(*MLP, "codec=topk", "budget.updates=20", "evaluate.every=0")
     output = run.wait()

@@ -27,7 +27,7 @@ def judged_by_hand(folder, k):
     return (above < k).mean()
 
 
-@pytest.mark.parametrize("engine", ["virtual", "threads", "rpc"])
+@pytest.mark.parametrize("engine", ["virtual", "threads", pytest.param("rpc", marks=pytest.mark.slow)])
 def test_evaluations_count_labels_among_the_k_highest_outputs(tmp_path, engine):
     folder = a_run(tmp_path, f"engine={engine}", "dataset.top_k=3")
     table, summary = results.evaluation(folder), results.summary(folder)
