@@ -200,7 +200,7 @@ def play(scenario: str, workers: int = 1):
     for node in nodes:
         node.start()
     try:
-        return results.get(timeout=110)
+        return results.get(timeout=500)
     finally:
         done.set()
         for node in nodes:
@@ -215,7 +215,9 @@ def test_live_parameters_are_torn(way):
     assert play(way) > 0
 
 
-@pytest.mark.parametrize("payload", ["wire", "shared", pytest.param("shared_long", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "payload", ["wire", "shared", pytest.param("shared_long", marks=[pytest.mark.slow, pytest.mark.timeout(600)])]
+)
 def test_a_reply_of_the_hub_is_never_torn(payload):
     assert play(payload, workers=2) == {"torn": 0, "others_came_between": True}
 
