@@ -96,6 +96,24 @@ class Command:
         return path.read_text().splitlines()[1:] if path.exists() else []
 
 
+@pytest.fixture(scope="module")
+def server():
+    """An object store on loopback, with nothing in it."""
+    from tests.emulator import emulator  # which needs what is above
+
+    with emulator() as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server):
+    """The way to the store, on which faults can be scripted."""
+    from tests.flaky import flaky
+
+    with flaky(server.port) as running:
+        yield running
+
+
 @pytest.fixture
 def start(tmp_path):
     """``start("option=value", ...)`` starts a command; all that are left at the end of the test are killed."""

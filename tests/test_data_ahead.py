@@ -13,23 +13,14 @@ from asgd.data import stream as streams
 from asgd.data import tar
 from asgd.data.ahead import AHEAD, ReadAhead
 from asgd.data.errors import DataError
-from tests.emulator import emulator
-from tests.flaky import cut, flaky, flipped, relabelled, whole, without_length
+from tests.flaky import cut, flipped, relabelled, whole, without_length
 from tests.remote import BOUNDARY, CONTENT, DATA, KEYS, SHARD, keys, read, storage
 
 
-@pytest.fixture(scope="module")
-def server():
-    with emulator() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(server):
-    """The store behind a proxy, with one shard, whatever the test before has made of it."""
+@pytest.fixture(autouse=True)
+def one_shard(server):
+    """In the store, whatever the test before has made of it."""
     server.put("bucket", "x.tar", CONTENT)
-    with flaky(server.port) as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

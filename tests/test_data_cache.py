@@ -38,12 +38,6 @@ def server():
 
 
 @pytest.fixture
-def proxy(server):
-    with flaky(server.port) as running:
-        yield running
-
-
-@pytest.fixture
 def folder(tmp_path):
     return tmp_path / "cache"
 

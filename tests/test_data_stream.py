@@ -9,11 +9,9 @@ import webdataset
 from asgd.data.errors import DataError
 from asgd.data.storage import Storage
 from tests.conftest import free_port
-from tests.emulator import emulator
 from tests.flaky import (
     cut,
     first,
-    flaky,
     flipped,
     relabelled,
     reset,
@@ -27,18 +25,10 @@ from tests.flaky import (
 from tests.remote import BOUNDARY, CONTENT, DATA, KEYS, SHARD, TAIL, keys, read, shard, storage
 
 
-@pytest.fixture(scope="module")
-def server():
-    with emulator() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(server):
-    """The store behind a proxy, with one shard, whatever the test before has made of it."""
+@pytest.fixture(autouse=True)
+def one_shard(server):
+    """In the store, whatever the test before has made of it."""
     server.put("bucket", "x.tar", CONTENT)
-    with flaky(server.port) as running:
-        yield running
 
 
 HEALED = {

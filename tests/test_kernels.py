@@ -209,12 +209,14 @@ def test_what_was_the_parameters_memory_is_not_written(name, sized):
 
 @pytest.mark.parametrize("name", TAKEN)
 def test_torchs_own_step_is_called_for_the_state_only(name, monkeypatch, sized):
-    ours = Trained(TAKEN[name], 37)
+    ours, calls = Trained(TAKEN[name], 37), []
     first, *others = gradients(37, 5)
     ours.elsewhere(first)
-    monkeypatch.setattr(type(ours.optimizer), "step", None)
+    before = ours.params.clone()
+    monkeypatch.setattr(type(ours.optimizer), "step", lambda optimizer: calls.append(optimizer))
     for gradient in others:
         ours.elsewhere(gradient)
+    assert calls == [] and not torch.equal(before, ours.params)
 
 
 @pytest.mark.parametrize("name", LEFT)

@@ -10,7 +10,7 @@ from asgd import results
 from asgd import run as command
 from asgd.workers import Worker
 from tests.emulator import emulator
-from tests.flaky import cut, flaky, reset, status, whole
+from tests.flaky import cut, reset, status, whole
 from tests.runs import pushes, run
 from tests.scripted import a_job
 from tests.shards import numbers, write_set
@@ -36,12 +36,6 @@ def server(tmp_path_factory):
         running.put("bucket", "cut.tar", first[: len(first) // 2])
         running.put("bucket", "text.tar", b"no such thing as an archive\n" * 100)
         yield running
-
-
-@pytest.fixture
-def proxy(server):
-    with flaky(server.port) as between:
-        yield between
 
 
 @pytest.fixture

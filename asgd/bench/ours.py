@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from torch.futures import Future
 
 from asgd.bench.trial import HOST, Meter
 from asgd.bench.work import GRADIENT, check, sgd
@@ -14,7 +13,6 @@ from asgd.buffers import Latest
 from asgd.engines import rendezvous, rpc
 from asgd.engines.hub import Hub
 from asgd.engines.mail import Mail
-from asgd.engines.shared import Place
 from asgd.messages import Reply, Update
 from asgd.parameters import Parameters
 from asgd.policies import Immediate
@@ -29,22 +27,6 @@ SESSION = 1
 FOREVER = 1 << 60  # updates
 
 
-class Service:
-    """What workers may ask of the server."""
-
-    def __init__(self, mail: Mail):
-        self.mail = mail
-
-    def share(self, rank: int, place: Place) -> bool:
-        return self.mail.share(rank, place)
-
-    def join(self, rank: int, session: int) -> Future:
-        return self.mail.join(rank, session)
-
-    def push(self, update: Update) -> Future:
-        return self.mail.push(update)
-
-
 def make_server(size: int, workers: int) -> Server:
     """Each update is a step of its own; nobody waits for anybody."""
     parameters = Parameters(torch.zeros(size), partial(sgd, fused=True), Constant())
@@ -53,7 +35,7 @@ def make_server(size: int, workers: int) -> Server:
 
 def serve(meter: Meter) -> None:
     server = make_server(meter.load.size, meter.load.workers)
-    service = Service(Mail(Hub(server, lambda: 0.0)))
+    service = Mail(Hub(server, lambda: 0.0))
     store = rpc.open_store(HOST, meter.port, None)
     rpc.connect("ps", 0, service, store, rendezvous.interface_to(HOST), threads=meter.load.workers + 4)
     store.set(rpc.READY, "1")

@@ -1,7 +1,5 @@
 """The 1,797 handwritten digits that come with scikit-learn: real images, no download."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -15,24 +13,11 @@ class Digits(InMemory):
     One fifth of each class, chosen by ``split_seed`` (not by the run's seed), is the validation set.
     """
 
-    def __init__(
-        self,
-        batch_size: int,
-        classes: int,
-        shape: tuple[int, ...],
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        seed: int = 0,
-        eval_batch_size: int = 512,
-        split_seed: int = 0,
-        partition: str = "iid",
-        alpha: float | None = None,
-        shards_per_worker: int | None = None,
-        top_k: int | None = None,
-    ):
-        sharing = {"partition": partition, "alpha": alpha, "shards_per_worker": shards_per_worker}
-        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size, **sharing, top_k=top_k)
-        if (classes, self.shape) != (10, (1, 8, 8)):
-            raise ValueError(f"dataset.classes={classes}, dataset.shape={list(shape)}: digits has 10 and [1, 8, 8]")
+    def __init__(self, *arguments, split_seed: int = 0, **keywords):
+        super().__init__(*arguments, **keywords)
+        if (self.classes, self.shape) != (10, (1, 8, 8)):
+            given = f"dataset.classes={self.classes}, dataset.shape={list(self.shape)}"
+            raise ValueError(f"{given}: digits has 10 and [1, 8, 8]")
         self.split_seed = split_seed
 
     def load(self) -> tuple[Arrays, Arrays]:

@@ -1,7 +1,5 @@
 """A mixture of mixtures of Gaussians: classification in which a class is several clusters, and data are plentiful."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
@@ -20,30 +18,15 @@ class Mixture(InMemory):
     """
 
     def __init__(
-        self,
-        batch_size: int,
-        classes: int,
-        shape: tuple[int, ...],
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        seed: int = 0,
-        eval_batch_size: int = 4096,
-        samples: int = 128_000,
-        held_out: int = 10_000,
-        clusters: int = 8,
-        sigma: float = 0.5,
-        data_seed: int = 0,
-        partition: str = "iid",
-        alpha: float | None = None,
-        shards_per_worker: int | None = None,
-        top_k: int | None = None,
-    ):
-        sharing = {"partition": partition, "alpha": alpha, "shards_per_worker": shards_per_worker}
-        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size, **sharing, top_k=top_k)
-        options.at_least(1, samples=samples, held_out=held_out, classes=classes, clusters=clusters)
+        self, *arguments, samples: int = 128_000, held_out: int = 10_000, clusters: int = 8, sigma: float = 0.5,
+        data_seed: int = 0, **keywords,
+    ):  # fmt: skip
+        super().__init__(*arguments, **keywords)
+        options.at_least(1, samples=samples, held_out=held_out, classes=self.classes, clusters=clusters)
         options.at_least(0, data_seed=data_seed)
         options.at_least(0.0, sigma=sigma)
-        if len(shape) != 1 or shape[0] < 1:
-            raise ValueError(f"dataset.shape={list(shape)}: must be [dim] with dim >= 1")
+        if len(self.shape) != 1 or self.shape[0] < 1:
+            raise ValueError(f"dataset.shape={list(self.shape)}: must be [dim] with dim >= 1")
         self._samples, self.held_out = samples, held_out
         self.clusters, self.sigma, self.data_seed = clusters, sigma, data_seed
 

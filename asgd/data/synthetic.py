@@ -76,23 +76,13 @@ class LeastSquares(InMemory):
     """
 
     def __init__(
-        self,
-        batch_size: int,
-        classes: int,
-        shape: tuple[int, ...],
-        loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-        seed: int = 0,
-        eval_batch_size: int = 4096,
-        samples: int = 10_000,
-        held_out: int = 1_000,
-        noise: float = 1e-5,
-        data_seed: int = 0,
-        partition: str = "iid",
-    ):
-        super().__init__(batch_size, classes, shape, loss, seed, eval_batch_size, partition)
+        self, *arguments, samples: int = 10_000, held_out: int = 1_000, noise: float = 1e-5, data_seed: int = 0,
+        **keywords,
+    ):  # fmt: skip
+        super().__init__(*arguments, **keywords)
         options.at_least(1, samples=samples, held_out=held_out)
         options.at_least(0.0, noise=noise)
-        _check_vector(classes, shape)
+        _check_vector(self.classes, self.shape)
         self._samples, self.held_out, self.noise, self.data_seed = samples, held_out, noise, data_seed
 
     def samples(self) -> int:

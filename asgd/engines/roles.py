@@ -18,10 +18,9 @@ from asgd.engines.base import Clock, Node, WorkerNode, run_worker
 from asgd.engines.evaluators import Evaluator
 from asgd.engines.host import MARK, Host
 from asgd.engines.mail import Mail
-from asgd.engines.shared import Place
 from asgd.engines.shipping import Inbox, Shipper
 from asgd.job import Job
-from asgd.messages import Model, Update
+from asgd.messages import Model
 from asgd.task import Evaluation
 
 log = logging.getLogger(__name__)
@@ -30,11 +29,12 @@ GOODBYE_SECONDS = 60.0  # for a worker to finish its batch when the run is over
 HURRY_SECONDS = 1.5  # the same after Ctrl-C
 
 
-class Service:
+class Service(Mail):
     """What workers and the evaluator may ask of the server."""
 
     def __init__(self, host: Host, evaluator: Evaluator):
-        self.host, self.evaluator, self.inbox, self.mail = host, evaluator, Inbox(host.folder), Mail(host.hub)
+        super().__init__(host.hub)
+        self.host, self.evaluator, self.inbox = host, evaluator, Inbox(host.folder)
         self.present: set[int] = set()
         self.told: set[int] = set()  # those whose end is known
         self.lock, self.empty = threading.Lock(), threading.Event()
@@ -55,15 +55,6 @@ class Service:
         """The run's time, and the mark by which a node knows the server's folder when it sees it."""
         return {"clock": self.host.clock(), "run": self.host.mark}
 
-    def share(self, rank: int, place: Place) -> bool:
-        return self.mail.share(rank, place)
-
-    def join(self, rank: int, session: int) -> Future:
-        return self.mail.join(rank, session)
-
-    def push(self, update: Update) -> Future:
-        return self.mail.push(update)
-
     def ship(self, node: str, name: str, data: bytes) -> None:
         self.inbox.receive(node, name, data)
 
@@ -80,7 +71,7 @@ class Service:
             self.told.add(rank)
         if first:
             tell(rank, *details)
-            self.mail.forget(rank)
+            self.forget(rank)
         with self.lock:
             self.present -= {rank} if first else set()
             if not self.present:

@@ -85,8 +85,10 @@ def connect(payload: str, parameters: int, dtype: torch.dtype, offer: Callable[[
         slots, seen = None, False
         log.info("no shared memory here: %s", error)
     else:
-        seen = offer(place)
-        os.close(place[1])  # the mapping stays
+        try:
+            seen = offer(place)
+        finally:
+            os.close(place[1])  # the mapping stays
     if not seen and payload == "shared":
         raise ValueError("engine.payload=shared: the server does not see this worker's memory; use auto or wire")
     log.info("parameters travel through %s", f"shared memory, {slots.nbytes:,} bytes" if seen else "the network")
