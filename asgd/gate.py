@@ -2,6 +2,8 @@
 
 from math import isfinite
 
+from torch import Tensor
+
 from asgd.ledger import ProtocolError
 from asgd.messages import Update
 
@@ -30,11 +32,17 @@ class Gate:
             return "dropped", 0.0
         if self.size:
             self._check(update)
-        if not self.size or is_finite(update):
+        if not self.size or (is_finite(update) if update.finite is None else update.finite):
             self.nonfinite_in_a_row = 0
             return "applied", weight
         self.nonfinite_in_a_row += 1
         return "nonfinite", 0.0
+
+    def looked_at(self, update: Update) -> Update:
+        """The update, with what a pass over its payload shows; no state is needed for that."""
+        if not self.size or not isinstance(update.payload, Tensor):  # encoded
+            return update
+        return update._replace(finite=is_finite(update))
 
     @property
     def diverged(self) -> bool:

@@ -6,15 +6,16 @@ one rounding for a product and a sum. Needs numba; whoever imports this compares
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 
 import numba
-import numpy as np
 import torch
 from numba.extending import intrinsic
 from torch import Tensor
 
-PART = 1 << 22  # numbers for which another thread is worth starting
+PART = 1 << 20  # numbers that are worth another thread
+REGISTER = 16  # numbers, at which parts end
 
 
 @intrinsic
@@ -62,13 +63,18 @@ def sign(group: dict) -> float:
 
 
 def over_parts(loop, vectors: tuple[Tensor, ...], scalars: tuple[float, ...], *flags: bool) -> None:
-    """The loop with at most as many threads as torch has; the scalars in the vectors' precision."""
+    """The loop, at most as many parts of the vectors at a time as torch has threads; the scalars in their precision."""
     arrays = [vector.numpy() for vector in vectors]
     size, rest = arrays[0].size, (*map(arrays[0].dtype.type, scalars), *flags)
-    threads = max(1, min(torch.get_num_threads(), size // PART))
-    if threads == 1:
+    parts = max(1, min(torch.get_num_threads(), size // PART))
+    if parts == 1:
         loop(*arrays, *rest)
         return
-    ends = np.linspace(0, size, threads + 1, dtype=int)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda ends: loop(*(array[slice(*ends)] for array in arrays), *rest), pairwise(ends)))
+    ends = [size * part // parts // REGISTER * REGISTER for part in range(parts)] + [size]
+    list(threads(parts).map(lambda ends: loop(*(array[slice(*ends)] for array in arrays), *rest), pairwise(ends)))
+
+
+@cache
+def threads(count: int) -> ThreadPoolExecutor:
+    """They stay, to serve a part of each step."""
+    return ThreadPoolExecutor(count, thread_name_prefix="part")

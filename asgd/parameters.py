@@ -15,22 +15,24 @@ class Blocks:
 
     Whoever is given a block's memory has another tensor than the one kept here, so a storage with no owner but the
     latter is in no message, view or array, and in no call under way. As many are kept as were held at once.
+    ``allocate(like)`` makes a block, torch's allocator if there is none.
     """
 
-    LARGE = 1 << 22  # bytes; smaller ones the allocator itself uses again
+    LARGE = 1 << 22  # bytes; smaller ones torch's allocator itself uses again
 
-    def __init__(self):
+    def __init__(self, allocate: Callable[[torch.Tensor], torch.Tensor] | None = None):
+        self.allocate, self.least = allocate or torch.empty_like, 0 if allocate else self.LARGE
         self.blocks: deque[torch.Tensor] = deque()
 
     def take(self, like: torch.Tensor) -> torch.Tensor:
         """A vector to write to, of any content."""
-        if like.nbytes < self.LARGE:
-            return torch.empty_like(like)
+        if like.nbytes < self.least:
+            return self.allocate(like)
         for _ in range(len(self.blocks)):
             self.blocks.rotate(-1)  # the oldest first
             if is_free(self.blocks[-1]):
                 return self.blocks[-1].detach()
-        self.blocks.append(torch.empty_like(like))
+        self.blocks.append(self.allocate(like))
         return self.blocks[-1].detach()
 
 
@@ -65,6 +67,12 @@ class Parameters:
         self.version, self.samples = 0, 0
         self._snapshot: Model | None = None
         self._ahead: Model | None = None
+
+    def live_in(self, allocate: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """This version and those to come lie in memory of ``allocate``."""
+        self.blocks = Blocks(allocate)
+        self.vector.data = self.blocks.take(self.vector.data).copy_(self.vector.data)
+        self._snapshot = self._ahead = None
 
     def step(self, direction: torch.Tensor, samples: int) -> None:
         """One optimizer step along ``direction`` [P], after which ``samples`` samples in all are in the parameters."""

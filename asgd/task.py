@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from asgd.data.batch import Batch
+from asgd.flat import Flat
 from asgd.seeds import torch_seed
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> scalar mean over the batch
@@ -47,32 +48,21 @@ class Evaluation(NamedTuple):
 class Task:
     """A module and its loss on a device, with the module's state as flat vectors.
 
-    ``params`` [P] lies on the task's device. The module's parameters are views of it: writing to it changes the module.
-    Parameters keep the order of ``module.parameters()``, buffers that of ``module.named_buffers()``. Only buffers that
-    ``state_dict`` has are counted. Frozen parameters (``requires_grad=False``) are part of the vector, with gradient
-    zero; an optimizer's weight decay would still move them. The module is changed in place and belongs to the task.
-    ValueError when the parameters are none, all frozen, or of more than one dtype.
+    ``params`` [P] lies on the task's device. The module's parameters are views of it: writing to it changes the module;
+    only ``solve`` may leave them in the memory of what it was given, until the next ``load``. Parameters keep the order
+    of ``module.parameters()``, buffers that of ``module.named_buffers()``. Only buffers that ``state_dict`` has count.
+    Frozen parameters (``requires_grad=False``) are part of the vector, with gradient zero; an optimizer's weight decay
+    would still move them. The module is changed in place and belongs to the task. ValueError when the
+    parameters are none, all frozen, or of more than one dtype.
     """
 
     def __init__(self, module: nn.Module, loss: Loss, device: str | torch.device = "cpu"):
         self.module, self.loss, self.device = module.to(device).train(), plain(loss), torch.device(device)
-        self._parameters = _checked(list(module.parameters()))
-        self._trained = [parameter for parameter in self._parameters if parameter.requires_grad]
+        self._flat = Flat(list(module.parameters()))
         self._buffers = [buffer for name, buffer in module.named_buffers() if name in module.state_dict(keep_vars=True)]
-        self.params = self._flatten()
+        self.params, self.shapes = self._flat.vector, self._flat.shapes
+        self._writes: bool | None = None  # whether the module changes parameters itself, as its first gradient shows
         self.outbox: Tensor | None = None  # [P], where gradients are put; whoever gives it says when it is free again
-
-    def _flatten(self) -> Tensor:
-        flat = torch.cat([parameter.detach().reshape(-1) for parameter in self._parameters])
-        pieces = flat.split([parameter.numel() for parameter in self._parameters])
-        for parameter, piece in zip(self._parameters, pieces, strict=True):
-            parameter.data = piece.view_as(parameter)
-        return flat
-
-    @property
-    def shapes(self) -> list[torch.Size]:
-        """Of the tensors that ``params`` concatenates."""
-        return [parameter.shape for parameter in self._parameters]
 
     @property
     def buffers(self) -> Tensor:
@@ -86,10 +76,13 @@ class Task:
 
     def load(self, params: Tensor, buffers: Tensor) -> None:
         """Copy ``params`` [P] and ``buffers`` [B] into the module. ValueError when a size differs, before any copy."""
+        self._load_buffers(params, buffers)
+        self._flat.load(params)
+
+    def _load_buffers(self, params: Tensor, buffers: Tensor) -> None:
         sizes = [buffer.numel() for buffer in self._buffers]
         _same_size("parameters", self.params.numel(), params.numel())
         _same_size("values in its buffers", sum(sizes), buffers.numel())
-        self.params.copy_(params)
         for buffer, piece in zip(self._buffers, buffers.to(self.device).split(sizes), strict=True):
             buffer.copy_((piece if buffer.is_floating_point() else piece.round()).view_as(buffer))
 
@@ -102,18 +95,34 @@ class Task:
     def solve(self, work: Work) -> tuple[Gradient, Tensor]:
         """The gradient and the buffers [B] after it; nothing but ``work`` decides them. ValueError as ``load``."""
         self.reseed(work.seed)
+        if self._writes is False and self._has_large(work.params):
+            self._load_buffers(work.params, work.buffers)
+            self._flat.lie_in(work.params)
+            return self.gradient(work.batch), self.buffers
         self.load(work.params, work.buffers)
-        return self.gradient(work.batch), self.buffers
+        gradient = self.gradient(work.batch)
+        if self._writes is None and self._has_large(work.params):
+            self._writes = not torch.equal(self.params, work.params)
+        return gradient, self.buffers
+
+    def _has_large(self, params: Tensor) -> bool:
+        """Whether computing on ``params`` where they are is possible, and faster than on a copy."""
+        here = params.device == self.params.device and params.dtype == self.params.dtype
+        return here and params.nbytes >= Flat.LARGE
 
     def gradient(self, batch: Batch) -> Gradient:
         """The gradient of the batch's loss at the present parameters, in train mode; updates BatchNorm statistics."""
         self._switch(training=True)
         loss, correct, samples = self._compare(*self._forward(batch))
-        gradients = iter(torch.autograd.grad(loss, self._trained, materialize_grads=True))
-        pieces = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self._parameters]
-        outbox = self.outbox if self.device.type == "cpu" else None
-        payload = torch.cat([piece.reshape(-1) for piece in pieces], out=outbox).cpu()
+        payload = self._backward(loss)
         return Gradient(payload, loss.item(), None if correct is None else int(correct), samples)
+
+    def _backward(self, loss: Tensor) -> Tensor:
+        """[P] on the CPU, in the outbox if there is one."""
+        outbox = self.outbox if self.device.type == "cpu" else None
+        if outbox is not None and self._has_large(outbox):
+            return self._flat.large_gradient(loss, outbox)
+        return self._flat.gradient(loss, outbox).cpu()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], top_k: int | None = None) -> Evaluation:
@@ -207,18 +216,6 @@ def _outputs_of_zeros(task: Task, shape: Sequence[int]) -> object:
 def plain(factory: Callable) -> Callable:
     """The same function without Hydra's look-up of its target at every call, 0.1 ms; one was made when it was built."""
     return partial(factory.func, *factory.args, **factory.keywords) if isinstance(factory, partial) else factory
-
-
-def _checked(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-    if not any(parameter.requires_grad for parameter in parameters):
-        raise ValueError(f"none of the module's {len(parameters)} parameter tensors can be trained; unfreeze some")
-    dtypes = {parameter.dtype for parameter in parameters}
-    if len(dtypes) > 1:
-        raise ValueError(
-            f"parameters of one dtype are needed, this module has {', '.join(sorted(map(str, dtypes)))}; "
-            "convert it, e.g. with module.float()"
-        )
-    return parameters
 
 
 def _same_size(what: str, own: int, received: int) -> None:

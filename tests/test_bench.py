@@ -88,7 +88,7 @@ def test_medians_and_ratios():
         ("model=3", "model=3: at least 16 parameters"),
         ("workers=1,x", "workers=1,x: different numbers from 1 on"),
         ("workers=2,2", "workers=2,2: different numbers from 1 on"),
-        ("variants=slott", r"variants=slott: no slott \(did you mean slot\?\); all, or slot,shared"),
+        ("variants=slott", r"variants=slott: no slott \(did you mean slot\?\); all, or slot,shards"),
         ("trials=0", "trials=0: must be more than 0"),
         ("seconds=-1", "seconds=-1.0: must be more than 0"),
         ("second=1", r"no option second \(did you mean seconds\?\)"),

@@ -47,9 +47,9 @@ class Served(Mail):
         self.live, self.applied = self.server.parameters.vector.detach(), 0
         self.over, self.busy = threading.Event(), None
 
-    def live_in_slot(self) -> None:
-        """The careless way: the parameters themselves lie where the worker reads."""
-        self.live = self.slots[1].reply
+    def live_in_block(self) -> None:
+        """The careless way: the parameters themselves, which are written to, lie where the worker reads."""
+        self.live = self.lent[1][-1]
 
     def naive_pull(self) -> torch.Tensor:
         return self.live
@@ -116,12 +116,12 @@ def naive_pulls() -> int:
     return torn
 
 
-def naive_slot() -> int:
-    """How many looks at a slot in which the server keeps its live parameters see a mix of versions."""
-    exchange = attached("shared")
-    ask("live_in_slot")
+def naive_block() -> int:
+    """How many looks at a block that the server goes on writing to see a mix of versions."""
+    params = attached("shared").join(1, 7).model.params
+    ask("live_in_block")
     ask("write", True)
-    torn = sum(is_torn(exchange.slots.reply.clone()) for _ in range(PULLS))
+    torn = sum(is_torn(params.clone()) for _ in range(PULLS))
     ask("rest")
     return torn
 
@@ -129,7 +129,7 @@ def naive_slot() -> int:
 def attached(payload) -> rpc.RpcExchange:
     exchange = rpc.RpcExchange(1, payload)
     exchange.attach(SimpleNamespace(params=torch.zeros(SIZE), outbox=None))
-    assert (exchange.slots is not None) == (payload == "shared")
+    assert (exchange.outbox is not None) == (payload == "shared")
     return exchange
 
 
@@ -175,7 +175,7 @@ def retry() -> dict:
     return ask("count") | {"value": replies[1].model.params.unique().tolist()}
 
 
-SCENARIOS = {each.__name__: each for each in (naive_pulls, naive_slot, wire, shared, shared_long, naive_retry, retry)}
+SCENARIOS = {each.__name__: each for each in (naive_pulls, naive_block, wire, shared, shared_long, naive_retry, retry)}
 
 
 def play(scenario: str, workers: int = 1):
@@ -200,7 +200,7 @@ def play(scenario: str, workers: int = 1):
         results.close()
 
 
-@pytest.mark.parametrize("way", ["naive_pulls", "naive_slot"])
+@pytest.mark.parametrize("way", ["naive_pulls", "naive_block"])
 def test_live_parameters_are_torn(way):
     assert play(way) > 0
 

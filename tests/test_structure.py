@@ -32,7 +32,8 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "mixing": ("messages",),
     "delayed_nesterov": ("rules",),
     "server": ("budget", "gate", "ledger", "messages", "parameters"),
-    "task": ("data.batch", "seeds"),
+    "task": ("data.batch", "flat", "seeds"),
+    "flat": (),
     "workers": ("codecs", "data.batch", "messages", "seeds", "task"),
     "local_steps": ("data.batch", "messages", "workers"),
     "elastic": ("data.batch", "messages", "mixing", "seeds", "task", "workers"),
@@ -67,7 +68,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
 }
 CORE = (
     "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "
-    "server workers task seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass"
+    "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass"
 ).split()
 OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
 

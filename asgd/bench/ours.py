@@ -33,7 +33,9 @@ def make_server(size: int, workers: int) -> Server:
     return Server(parameters, Latest(NOTHING), MeanOfUpdates(1), One(), Immediate(), Budget(updates=FOREVER), workers)
 
 
-def serve(meter: Meter) -> None:
+def serve(meter: Meter, shards: int | None = None) -> None:
+    """``shards``: threads of the server, those of ``meter`` if there are none."""
+    torch.set_num_threads(shards or meter.load.threads)
     server = make_server(meter.load.size, meter.load.workers)
     service = Mail(Hub(server, lambda: 0.0))
     store = rpc.open_store(HOST, meter.port, None)

@@ -23,8 +23,12 @@ WAYS = {
         "ours, gradient in its slot",
         ours.serve, partial(ours.work, payload="shared", in_slot=True),
     ),
+    "shards": Way(
+        "the same, two shards",
+        partial(ours.serve, shards=2), partial(ours.work, payload="shared", in_slot=True),
+    ),
     "shared": Way(
-        "ours, copied into the slot",
+        "ours, gradient copied into it",
         ours.serve, partial(ours.work, payload="shared", in_slot=False),
     ),
     "wire": Way("ours, by wire", ours.serve, partial(ours.work, payload="wire", in_slot=False)),

@@ -29,7 +29,8 @@ class Hub:
         return self._exchange(worker, lambda now: self.server.join(worker, session, now))
 
     def push(self, update: Update) -> Future:
-        """A future of the ``Reply`` to ``update``."""
+        """A future of the ``Reply`` to ``update``. Whether it is finite is found out while others are served."""
+        update = self.server.gate.looked_at(update)
         return self._exchange(update.worker, lambda now: self.server.push(update, now))
 
     def leave(self, worker: int) -> None:

@@ -1,53 +1,80 @@
 """The hub as workers of other processes reach it; those on this host leave and find vectors in shared memory."""
 
 import logging
+from collections import deque
 from functools import partial
 
+from torch import Tensor
 from torch.futures import Future
 
 from asgd.engines.hub import Hub
-from asgd.engines.shared import Place, Slots, carry, find
+from asgd.engines.shared import Place, Shelf, find
 from asgd.messages import Reply, Update
 
 log = logging.getLogger(__name__)
 
 
 class Mail:
-    """``share`` tells of a worker's slots; from then on its updates come, and replies go, without the vectors."""
+    """``share`` tells of a worker's outbox; from then on its updates come, and replies go, without the vectors."""
 
     def __init__(self, hub: Hub):
-        self.hub, self.slots = hub, {}
+        self.hub, self.shelf = hub, None
+        self.outboxes: dict[int, Tensor] = {}
+        self.lent: dict[int, deque[Tensor]] = {}  # what workers read; not written again while it is in here
 
-    def share(self, rank: int, place: Place) -> bool:
-        """Whether the memory that a worker offers can be seen from here."""
-        found = find(place, self.hub.server.parameters.vector.dtype)
-        if found:
-            self.slots[rank] = found
-            log.info("worker %d shares %s bytes of memory with the server", rank, f"{found.nbytes:,}")
-        return found is not None
+    def share(self, rank: int, place: Place, held: int = 1) -> Place | None:
+        """Where the server's parameters are, if the memory that a worker offers can be seen from here.
+
+        ``held``: how many of the models it was last given a worker may still read.
+        """
+        outbox = find(place, writable=True)
+        if outbox is None:
+            return None
+        with self.hub.lock:
+            if self.shelf is None:
+                self._open_shelf(place)
+            self.outboxes[rank], self.lent[rank] = outbox, deque(maxlen=held)
+            return self.shelf.place(self.hub.server.parameters.vector)
+
+    def _open_shelf(self, place: Place) -> None:
+        self.shelf = Shelf()
+        self.hub.server.parameters.live_in(self.shelf.allocate)
+        workers, each = self.hub.server.workers, place.nbytes
+        log.info(
+            "shared memory: %s bytes for a worker's updates, and as many for each version in use, at most %d and those "
+            "that wait for an evaluation; %s bytes in all", f"{each:,}", workers + 2, f"{(2 * workers + 2) * each:,}"
+        )  # fmt: skip
 
     def join(self, rank: int, session: int) -> Future:
         return self._answered(rank, self.hub.join(rank, session))
 
     def push(self, update: Update) -> Future:
-        """A payload that does not come along is in the worker's slot, which stays as it is until the reply."""
+        """A payload that does not come along is in the worker's outbox, which stays as it is until the reply."""
         if update.payload is None:
-            payload = self.slots[update.worker].payload
+            payload = self.outboxes[update.worker]
             update = update._replace(payload=payload.clone() if self.hub.server.rule.holds else payload)
         return self._answered(update.worker, self.hub.push(update))
 
     def forget(self, rank: int) -> None:
-        """The worker is gone."""
-        self.slots.pop(rank, None)
+        """The worker is gone, or does not see this memory."""
+        self.outboxes.pop(rank, None)
+        self.lent.pop(rank, None)
 
     def _answered(self, rank: int, coming: Future) -> Future:
-        return coming.then(partial(_leave, self.slots[rank])) if rank in self.slots else coming
+        return coming.then(partial(self._lend, rank)) if rank in self.outboxes else coming
 
+    def _lend(self, rank: int, coming: Future) -> Reply:
+        """The reply with the place of its parameters, which nobody will write while the worker may read them."""
+        reply = coming.value()
+        if reply.model and (lent := self.lent.get(rank)) is not None:
+            params = self._on_shelf(reply.model.params)
+            lent.append(params)
+            reply = reply._replace(model=reply.model._replace(params=self.shelf.place(params)))
+        return reply
 
-def _leave(slots: Slots, coming: Future) -> Reply:
-    """The reply without its parameters, which are in the slot then."""
-    reply = coming.value()
-    if reply.model:
-        carry(reply.model.params, slots.reply)
-        reply = reply._replace(model=reply.model._replace(params=None))
-    return reply
+    def _on_shelf(self, params: Tensor) -> Tensor:
+        """The vector, or where it was made elsewhere a copy."""
+        if self.shelf.place(params):
+            return params
+        with self.hub.lock:
+            return self.hub.server.parameters.blocks.take(params).copy_(params)

@@ -108,8 +108,8 @@ class Service(Mail):
 
 def serve(job: Job, folder: Path, listener: socket | None, control: Connection | None = None) -> dict:
     """The parameter server's life; returns the summary. ``control`` brings (rank, reason) of workers that died."""
-    torch.set_num_threads(job.threads)
     engine = job.engine
+    torch.set_num_threads(engine.shards or job.threads)
     evaluator = Evaluator(job)
     host = Host(job, folder, evaluator, engine.on_worker_failure)
     service = Service(host, evaluator)

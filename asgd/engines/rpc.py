@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from socket import socket
 
 import torch.distributed as dist
@@ -129,26 +128,36 @@ class RpcExchange:
     """Worker ``rank``'s way to the server. ``payload``: see ``asgd.engines.shared.connect``."""
 
     def __init__(self, rank: int, payload: str):
-        self.rank, self.payload, self.slots = rank, payload, None
+        self.rank, self.payload = rank, payload
+        self.outbox: Tensor | None = None
+        self.views = shared.Views()
 
     def attach(self, task: Task) -> None:
         """Parameters and gradients of this task are what will be exchanged."""
-        dtype = task.params.dtype
-        offer = partial(call, "ps", "share", self.rank)
-        self.slots = shared.connect(self.payload, task.params.numel(), dtype, lambda place: result(offer(place)))
-        if self.slots:
-            task.outbox = self.slots.payload
+        self.outbox = shared.connect(self.payload, task.params, self._offer)
+        task.outbox = self.outbox
+
+    def _offer(self, place: shared.Place) -> bool:
+        """Whether the server sees memory of this worker, and this worker memory of the server."""
+        there = result(call("ps", "share", self.rank, place))
+        if there is None or self.views.of(there) is not None:
+            return there is not None
+        result(call("ps", "forget", self.rank))
+        return False
 
     def join(self, worker: int, session: int) -> Reply:
         return self._complete(result(call_later("ps", "join", worker, session)))
 
     def push(self, update: Update) -> Reply:
-        if self.slots and isinstance(update.payload, Tensor):
-            shared.carry(update.payload, self.slots.payload)
+        if self.outbox is not None and isinstance(update.payload, Tensor):
+            shared.carry(update.payload, self.outbox)
             update = update._replace(payload=None)
         return self._complete(result(call_later("ps", "push", update)))
 
     def _complete(self, reply: Reply) -> Reply:
-        if self.slots and reply.model:
-            reply = reply._replace(model=reply.model._replace(params=self.slots.reply))
+        if self.outbox is not None and reply.model:
+            params = self.views.of(reply.model.params)
+            if params is None:
+                raise Lost("the server's memory cannot be seen any more")
+            reply = reply._replace(model=reply.model._replace(params=params))
         return reply

@@ -7,12 +7,15 @@ from asgd.engines import rendezvous
 from asgd.engines.base import check_timing
 from asgd.job import Job, choose
 
+MOST_SHARDS = 1024  # each has a thread
+
 
 class RpcEngine:
     """Options of the RPC engine. ValueError for an address that is none, or that needs ``trusted_network``.
 
     ``port=None`` is a free port for ``role=all`` and 29500 for the other roles; ``join_timeout`` is in seconds.
     ``payload``: whether vectors travel through memory that is ``shared`` or by ``wire``; ``auto``: where it can be.
+    ``shards``: parts of the parameters that the server works on at a time; None for as many as a process has threads.
     """
 
     def __init__(
@@ -24,12 +27,16 @@ class RpcEngine:
         join_timeout: float = 300.0,
         on_worker_failure: str = "continue",
         payload: str = "auto",
+        shards: int | None = None,
     ):
         rendezvous.check_address(host, port, trusted_network)
         choose("engine.on_worker_failure", on_worker_failure, ("continue", "stop"))
         choose("engine.payload", payload, ("auto", "shared", "wire"))
         if not join_timeout > 0:
             raise ValueError(f"engine.join_timeout={join_timeout}: seconds, more than 0")
+        if shards is not None and not (isinstance(shards, int) and 1 <= shards <= MOST_SHARDS):
+            raise ValueError(f"engine.shards={shards}: parts of the parameters, a whole number from 1 to {MOST_SHARDS}")
+        self.shards = shards
         self.host, self.port, self.interface = host, port or rendezvous.DEFAULT_PORT, interface
         self.join_timeout, self.on_worker_failure = join_timeout, on_worker_failure
         self.payload, self.any_port, self.listener = payload, port is None, None

@@ -1,15 +1,19 @@
 """Vectors in memory that a worker and the server share where both are on one host, so that RPC carries only the call.
 
-Each worker has one anonymous file in memory with two slots: its payload, which it writes before a push, and the reply,
-which the server writes in answer to that push and never else. The file has no name anywhere, so it is gone with the
-last process that has it, however that ends.
+A worker writes its payload into memory of its own, which the server reads until it has answered. The server's versions
+lie in memory that workers read where it is: a reply says which block, and the block is not written again before the
+worker has asked for the next. Each vector is an anonymous file in memory; it has no name anywhere, so it is gone with
+the last process that has it, however that ends.
 """
 
 import logging
 import mmap
 import os
 import secrets
+import warnings
+import weakref
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,85 +21,119 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 TOKEN = 16  # bytes by which both ends know that they look at the same memory
-Place = tuple[int, int, bytes, int]  # process, its file descriptor, the token, parameters in a slot
 
 
-class Slots:
-    """Two vectors [P] of ``dtype``, ``payload`` and ``reply``, in the memory of an open file."""
+class Place(NamedTuple):
+    """Where another process of this host finds a vector: whose it is, as which of its files, and what proves it."""
 
-    def __init__(self, descriptor: int, parameters: int, dtype: torch.dtype):
-        self.parameters, size = parameters, slot_size(parameters, dtype)
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        self.memory = mmap.mmap(descriptor, mmap.PAGESIZE + 2 * size, flags)
-        offsets = mmap.PAGESIZE, mmap.PAGESIZE + size
-        self.payload, self.reply = (
-            torch.frombuffer(self.memory, dtype=dtype, count=parameters, offset=offset) for offset in offsets
-        )
-
-    @property
-    def token(self) -> bytes:
-        return self.memory[:TOKEN]
+    process: int
+    descriptor: int
+    token: bytes
+    numbers: int
+    dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
-        return len(self.memory)
+        """Of the file: a page for the token, and whole pages for the vector."""
+        return mmap.PAGESIZE * (1 - -self.numbers * self.dtype.itemsize // mmap.PAGESIZE)
 
 
-def slot_size(parameters: int, dtype: torch.dtype) -> int:
-    """Bytes of a slot, whole pages."""
-    return -(-parameters * dtype.itemsize // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-def make(parameters: int, dtype: torch.dtype) -> tuple[Slots, Place]:
-    """A worker's new slots, and where the server finds them while the descriptor is open.
+def make(numbers: int, dtype: torch.dtype) -> tuple[Tensor, Place]:
+    """A new vector [numbers] and its place, which is good as long as the vector is.
 
     OSError or AttributeError where this system has no such memory.
     """
     descriptor = os.memfd_create("asgd", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, mmap.PAGESIZE + 2 * slot_size(parameters, dtype))
-    slots = Slots(descriptor, parameters, dtype)
-    slots.memory[:TOKEN] = token = secrets.token_bytes(TOKEN)
-    return slots, (os.getpid(), descriptor, token, parameters)
-
-
-def find(place: Place, dtype: torch.dtype) -> Slots | None:
-    """The worker's slots, if ``place`` is on this host and in reach. The token proves it."""
-    process, descriptor, token, parameters = place
+    place = Place(os.getpid(), descriptor, secrets.token_bytes(TOKEN), numbers, dtype)
     try:
-        opened = os.open(f"/proc/{int(process)}/fd/{int(descriptor)}", os.O_RDWR | os.O_CLOEXEC)
+        os.ftruncate(descriptor, place.nbytes)
+        memory = mapped(descriptor, place, writable=True)
+    except OSError:
+        os.close(descriptor)
+        raise
+    weakref.finalize(memory, os.close, descriptor)
+    memory[:TOKEN] = place.token
+    return vector_in(memory, place), place
+
+
+def find(place: Place, writable: bool = False) -> Tensor | None:
+    """Another process's vector, if ``place`` is on this host and in reach. The token proves it.
+
+    Writing to it without ``writable`` ends the process: it would change what others compute on.
+    """
+    try:
+        opened = os.open(f"/proc/{place.process}/fd/{place.descriptor}", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        size = mmap.PAGESIZE + 2 * slot_size(parameters, dtype)
-        slots = Slots(opened, parameters, dtype) if os.fstat(opened).st_size == size else None
-        return slots if slots and slots.token == token else None
+        memory = mapped(opened, place, writable) if os.fstat(opened).st_size == place.nbytes else None
+        return vector_in(memory, place) if memory and memory[:TOKEN] == place.token else None
     except (OSError, ValueError):
         return None
     finally:
         os.close(opened)
 
 
-def connect(payload: str, parameters: int, dtype: torch.dtype, offer: Callable[[Place], bool]) -> Slots | None:
-    """A worker's slots if the server can see them; ``payload`` is auto, shared (an error if it cannot) or wire."""
-    if payload == "wire" or not parameters:
+def mapped(descriptor: int, place: Place, writable: bool) -> mmap.mmap:
+    allowed = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    return mmap.mmap(descriptor, place.nbytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, allowed)
+
+
+def vector_in(memory: mmap.mmap, place: Place) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")
+        return torch.frombuffer(memory, dtype=place.dtype, count=place.numbers, offset=mmap.PAGESIZE)
+
+
+class Shelf:
+    """The memory of a server's versions, which workers here can see."""
+
+    def __init__(self):
+        self.places: dict[int, Place] = {}  # by the address of the vector
+
+    def allocate(self, like: Tensor) -> Tensor:
+        """As ``torch.empty_like`` of a vector."""
+        vector, place = make(like.numel(), like.dtype)
+        self.places[vector.data_ptr()] = place
+        return vector
+
+    def place(self, vector: Tensor) -> Place | None:
+        """Where others find ``vector``; None if it was not allocated here."""
+        return self.places.get(vector.data_ptr())
+
+
+class Views:
+    """A worker's sight of the server's versions; each block is looked for once."""
+
+    def __init__(self):
+        self.found: dict[Place, Tensor] = {}
+
+    def of(self, place: Place) -> Tensor | None:
+        if place not in self.found and (vector := find(place)) is not None:
+            self.found[place] = vector
+        return self.found.get(place)
+
+
+def connect(payload: str, like: Tensor, offer: Callable[[Place], bool]) -> Tensor | None:
+    """A worker's outbox, memory as for ``like`` [P] that the server has seen; None where vectors go by wire.
+
+    ``payload`` is auto, shared (ValueError if that is not possible) or wire.
+    """
+    if payload == "wire" or not like.numel():
         return None
     try:
-        slots, place = make(parameters, dtype)
+        outbox, place = make(like.numel(), like.dtype)
+        seen = offer(place)
     except (AttributeError, OSError) as error:
-        slots, seen = None, False
+        seen = False
         log.info("no shared memory here: %s", error)
-    else:
-        try:
-            seen = offer(place)
-        finally:
-            os.close(place[1])  # the mapping stays
     if not seen and payload == "shared":
-        raise ValueError("engine.payload=shared: the server does not see this worker's memory; use auto or wire")
-    log.info("parameters travel through %s", f"shared memory, {slots.nbytes:,} bytes" if seen else "the network")
-    return slots if seen else None
+        raise ValueError("engine.payload=shared: server and worker do not see each other's memory; use auto or wire")
+    log.info("parameters travel through %s", f"shared memory, {place.nbytes:,} bytes each" if seen else "the network")
+    return outbox if seen else None
 
 
-def carry(vector: Tensor, slot: Tensor) -> None:
-    """Put a vector into its slot, unless it has been made there."""
-    if vector.data_ptr() != slot.data_ptr():
-        slot.copy_(vector)
+def carry(vector: Tensor, outbox: Tensor) -> None:
+    """Put a vector there, unless it has been made there."""
+    if vector.data_ptr() != outbox.data_ptr():
+        outbox.copy_(vector)
