@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from asgd import checkpoints
-from asgd.job import flatten
+from asgd.records import flatten
 
 SAME = ("model", "topology", "optimizer", "buffers", "seed")  # what a run cannot change half-way
 PATTERN = re.compile(r"""(?P<key>[^=]+)=(?P<value>[^"'\[{][^"']*(?<!\$)\{[^{}$]*(\.\.|,)[^{}$]*\}[^"']*)""")

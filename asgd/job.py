@@ -14,7 +14,7 @@ from asgd.codecs import Codec, Identity
 from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
 from asgd.parameters import Parameters
-from asgd.records import SUMMARY
+from asgd.records import SUMMARY, flatten
 from asgd.server import Server
 from asgd.task import Evaluation, Task, build_task, check_outputs, plain
 from asgd.workers import GradientWorker
@@ -158,11 +158,3 @@ def find_threads(threads: int | str, workers: int) -> int:
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads={threads}: auto, or a whole number from 1 on")
     return threads
-
-
-def flatten(tree: dict, prefix: str = "") -> dict:
-    """{'a': {'b': 1}} -> {'a.b': 1}"""
-    flat = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 FAST = ["budget.epochs=null", "budget.updates=60", "evaluate.every=30"]
@@ -94,6 +95,20 @@ class Command:
     def rows(self, table: str) -> list[str]:
         path = self.folder / "stats" / table
         return path.read_text().splitlines()[1:] if path.exists() else []
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory) -> Path:
+    """A folder with a small sweep in ``outputs/sweeps``, made once for all test processes; not to be changed."""
+    from tests.sweeps import sweep
+
+    place = tmp_path_factory.getbasetemp()
+    place = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "swept"
+    with FileLock(f"{place}.lock"):
+        if not (place / "made").exists():
+            sweep(place / "outputs/sweeps/one")
+            (place / "made").touch()
+    return place
 
 
 @pytest.fixture(scope="module")

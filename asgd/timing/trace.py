@@ -5,7 +5,6 @@ from itertools import chain, repeat
 from math import inf
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from asgd import results
@@ -53,29 +52,7 @@ class Trace(Delay):
 
 
 def durations(events: pd.DataFrame, steps: int) -> dict[int, list[float]]:
-    """worker -> seconds per step of each of its jobs, in order; ``events`` are the rows of ``updates.csv``.
-
-    A job begins when its worker asks (its row before) and its model is there (the first row of that version), but not
-    before the last worker has joined for the start.
-    """
-    table = events.assign(model=events.version.shift(fill_value=0) - events.staleness)
-    table = table[table.event.isin(["join", "push"])]
-    asked = table.groupby("worker").time_s.shift()
-    there = first_times(events, table.model)
-    seconds = table.time_s - np.maximum(np.maximum(asked, there), start_of(events))
-    table = table.assign(seconds=seconds / steps)
-    jobs = table[table.event != "join"].groupby("worker").seconds.agg(list).to_dict()
-    return {int(worker): jobs.get(worker, []) for worker in table.worker.unique()}
-
-
-def first_times(events: pd.DataFrame, versions: pd.Series) -> pd.Series:
-    """When the server first had each of the ``versions``; without a version (a join) the start of the run."""
-    rows = np.searchsorted(events.version, versions.fillna(0))
-    return pd.Series(events.time_s.to_numpy()[rows], versions.index)
-
-
-def start_of(events: pd.DataFrame) -> float:
-    """When the first models were given out: at the last join before the first push."""
-    pushes = events.event.eq("push").to_numpy()
-    before = events[: pushes.argmax() if pushes.any() else len(events)]
-    return before.time_s[before.event == "join"].max()
+    """worker -> seconds per step of each of its jobs, in order; ``events`` are the rows of ``updates.csv``."""
+    table = results.jobs(events)
+    seconds = table.assign(seconds=(table.ended - table.began) / steps).groupby("worker").seconds.agg(list).to_dict()
+    return {int(worker): seconds.get(worker, []) for worker in events.worker.dropna().unique()}

@@ -8,7 +8,6 @@ from scipy.stats import t as student
 
 from asgd import results
 from asgd.timing import Trace
-from asgd.timing.trace import start_of
 
 
 def pushes(run: Path) -> pd.DataFrame:
@@ -17,7 +16,7 @@ def pushes(run: Path) -> pd.DataFrame:
 
 def evaluation(run: Path, seconds: float) -> pd.DataFrame:
     """The evaluations; a real run makes the last one a little after its end."""
-    curve, start = results.evaluation(run), start_of(results.updates(run))
+    curve, start = results.evaluation(run), results.start_of(results.updates(run))
     return curve.assign(time_s=np.minimum(curve.time_s - start, seconds))
 
 
@@ -68,7 +67,7 @@ def equal_arrivals(one: pd.DataFrame, two: pd.DataFrame) -> int:
 
 def facts(run: Path) -> dict:
     """What was measured in a real run: rates, milliseconds, and whether durations know of each other."""
-    (computing, exchange), updates, start = parts(run), pushes(run), start_of(results.updates(run))
+    (computing, exchange), updates, start = parts(run), pushes(run), results.start_of(results.updates(run))
     whole = [a + b for a, b in zip(computing, exchange, strict=True)]
     return {
         "updates_per_s": len(updates.version.unique()) / (updates.time_s.max() - start),

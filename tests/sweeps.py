@@ -1,0 +1,31 @@
+"""A small sweep as the command line makes it, in this process: eight runs of a tiny MLP in virtual time."""
+
+import itertools
+from pathlib import Path
+
+from asgd import describe
+from asgd.records import write_json
+from tests.scripted import a_job
+
+GRID = {"workers": (1, 2), "topology": ("async", "sync"), "seed": (1, 2)}
+TINY = (
+    *("engine=virtual", "engine.gradients=single", "model=mlp", "model.hidden=[8]", "dataset.batch_size=32"),
+    *("budget.epochs=null", "budget.updates=40", "evaluate.every=10", "checkpoint.every=0", "optimizer.lr=0.2"),
+)
+
+
+def sweep(folder: Path, grid: dict = GRID, options: tuple[str, ...] = TINY) -> Path:
+    """One run folder for each combination, numbered from 0."""
+    for number, values in enumerate(itertools.product(*grid.values())):
+        words = [f"{name}={value}" for name, value in zip(grid, values, strict=True)]
+        a_run(folder / str(number), [*words, *options])
+    return folder
+
+
+def a_run(folder: Path, words: list[str]) -> Path:
+    """The finished run, with what was typed on record."""
+    job = a_job(*words, problem=(), limits=())
+    job.check()
+    write_json(folder / "parameters.json", describe.run(job.config, job.task("cpu"), words))
+    job.engine.run(job, folder)
+    return folder
