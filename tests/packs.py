@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from asgd.data import pack, tar, words
+from asgd import words
+from asgd.data import pack, tar
 from asgd.data.storage import Storage
 
 CUT = ("shard_samples=5",)  # 12 samples: shards of 5, 5 and 2

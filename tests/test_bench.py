@@ -10,11 +10,11 @@ import psutil
 import pytest
 import torch
 
+from asgd import words
 from asgd.bench import __main__ as command
 from asgd.bench import report, trial
 from asgd.bench.ways import WAYS
 from asgd.bench.work import GRADIENT, Load, check, expected, sgd, shapes_of
-from asgd.data import words
 from tests.conftest import ROOT
 
 

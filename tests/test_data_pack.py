@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from asgd.data import index, pack, words
+from asgd import words
+from asgd.data import index, pack
 from asgd.data.destination import Local
 from asgd.data.storage import Storage
 from tests.layouts import class_folders, jpeg, put

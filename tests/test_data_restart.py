@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from asgd.data import destination, index, pack, tar, words
+from asgd import words
+from asgd.data import destination, index, pack, tar
 from asgd.data.destination import Local
 from asgd.data.storage import Storage
 from tests.layouts import class_folders, jpeg, put
@@ -77,7 +78,8 @@ def test_a_run_that_is_stopped_at_any_point_goes_on_to_the_same_bytes(
 
 SCRIPT = """
 import os, signal, sys
-from asgd.data import pack, words
+from asgd import words
+from asgd.data import pack
 from asgd.data.destination import Local
 publish = Local.publish
 def stopping(self, file, name):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from asgd.data import pack, sources, tar, words
+from asgd import words
+from asgd.data import pack, sources, tar
 from asgd.data.storage import Storage
 from tests import layouts
 from tests.layouts import COLOURS, TINY, class_folders, jpeg, put

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from asgd import words
 from asgd.bench import report
 from asgd.bench.session import Session
 from asgd.bench.ways import WAYS
 from asgd.bench.work import shapes_of
-from asgd.data import words
 
 USAGE = "python -m asgd.bench [model=resnet50] [workers=1,2,4] [trials=3] [seconds=3] [variants=slot,tutorial,floor]"
 

@@ -19,7 +19,8 @@ from typing import Any, BinaryIO, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from asgd.data import destination, tar, words
+from asgd import words
+from asgd.data import destination, tar
 from asgd.data.clients import REFUSED
 from asgd.data.errors import DataError
 from asgd.data.storage import Storage

@@ -3,7 +3,8 @@
 import errno
 from dataclasses import dataclass
 
-from asgd.data import destination, sources, words
+from asgd import words
+from asgd.data import destination, sources
 from asgd.data.index import Entry
 from asgd.data.packing import Packing, Shape
 from asgd.data.sources import Source

@@ -1,7 +1,11 @@
-"""Command lines of ``key=value`` words. A dataclass is the schema: its fields are the options, with their help."""
+"""Command lines of ``key=value`` words. A dataclass is the schema: its fields are the options, with their help.
+
+A field made by ``places`` takes the words that are no options, such as folders.
+"""
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import MISSING, Field, field, fields
@@ -20,6 +24,11 @@ KINDS = {type(None): "null", bool: "true or false", int: "an integer", float: "a
 def option(help: str, **default) -> Any:
     """A field of a schema: ``seed: int = option("of the order", default=0)``; without a default it must be given."""
     return field(metadata={"help": help}, **default)
+
+
+def places(help: str) -> Any:
+    """A field for all words that are not ``name=value``, and for those that are the name of a file."""
+    return field(metadata={"help": help, "places": True}, default=())
 
 
 def main(schema: type, work: Callable[[Any], None], usage: str, remedy: str) -> None:
@@ -44,6 +53,9 @@ def leave(code: int, message: str) -> None:
 def parse(schema: type, words: list[str]) -> Any:
     """The schema's object that the words describe; ValueError for a word that is unknown, given twice or no value."""
     hints, given = get_type_hints(schema), {}
+    for name in (each.name for each in placed(schema)):
+        given[name] = tuple(word for word in words if is_place(word))
+        words = [word for word in words if not is_place(word)]
     for word in words:
         name, equals, text = word.partition("=")
         if not equals:
@@ -57,6 +69,15 @@ def parse(schema: type, words: list[str]) -> Any:
     if missing:
         raise ValueError(f"{missing[0]}= is missing; --help explains it")
     return schema(**given)
+
+
+def placed(schema: type) -> list[Field]:
+    return [each for each in fields(schema) if "places" in each.metadata]
+
+
+def is_place(word: str) -> bool:
+    name, equals, _ = word.partition("=")
+    return os.path.exists(word) or not (equals and name.isidentifier())
 
 
 def closest(name: str, known: list[str]) -> str:
@@ -81,8 +102,9 @@ def unquoted(text: str) -> str:
 
 
 def explain(schema: type, usage: str) -> str:
-    lines = [f"  {each.name + '=' + shown(each):<22} {each.metadata['help']}" for each in fields(schema)]
-    return "\n".join([usage, "", "options (key=value):", *lines])
+    lines = {each.name: f"  {each.name + '=' + shown(each):<22} {each.metadata['help']}" for each in fields(schema)}
+    lines |= {each.name: f"  {each.name.upper():<22} {each.metadata['help']}" for each in placed(schema)}
+    return "\n".join([usage, "", "options (key=value):", *lines.values()])
 
 
 def shown(each: Field) -> str:
