@@ -21,7 +21,7 @@ class Options:
     workers: str = words.option("processes that exchange, one or more numbers: 1,2,4", default="1,2,4")
     trials: int = words.option("of each way, in turn with the others", default=3)
     seconds: float = words.option("a trial is measured for", default=3.0)
-    variants: str = words.option(f"all, or some of {','.join(WAYS)}", default="all")
+    variants: str = words.option(f"all that are installed, or some of {','.join(WAYS)}", default="all")
     threads: int | None = words.option("of torch in each process; null: the cores shared among workers", default=None)
     out: str | None = words.option("a JSON file for every trial's figures", default=None)
 
@@ -42,8 +42,11 @@ def counts(text: str) -> list[int]:
 
 def chosen(text: str) -> list[str]:
     """``slot,tutorial`` as names of ways, in the table's order."""
-    names = list(WAYS) if text == "all" else [each.strip() for each in text.split(",")]
+    names = [each for each in WAYS if WAYS[each].possible] if text == "all" else [e.strip() for e in text.split(",")]
     for name in names:
+        if name in WAYS and not WAYS[name].possible:
+            package = WAYS[name].package
+            raise ValueError(f"variants={text}: {name} needs {package}; pip install asgd[{package}]")
         if name not in WAYS:
             raise ValueError(f"variants={text}: no {name}{words.closest(name, list(WAYS))}; all, or {','.join(WAYS)}")
     return [name for name in WAYS if name in names]

@@ -5,9 +5,11 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import NamedTuple
 
+import psutil
 import torch
 
 from asgd.bench.work import Load, Step
@@ -30,6 +32,7 @@ class Meter:
 
     def __init__(self, load: Load, rank: int, port: int, barrier, report: Connection):
         self.load, self.rank, self.port, self.barrier, self.report = load, rank, port, barrier, report
+        self.used = time.process_time  # CPU seconds so far
 
     def run(self, step: Step) -> int:
         """A worker's exchanges, until the time is up; how many there were, with those before the start."""
@@ -50,11 +53,11 @@ class Meter:
 
     def _started(self) -> float:
         self.barrier.wait()
-        return time.process_time()
+        return self.used()
 
     def _ended(self, used: float, count: int, rate: float) -> None:
         self.barrier.wait()
-        self.report.send((count, rate, time.process_time() - used))
+        self.report.send((count, rate, self.used() - used))
 
 
 Main = Callable[[Meter], None]
@@ -90,7 +93,12 @@ class Node:
         report.close()
 
     def stop(self) -> None:
+        """It and what it has started."""
+        below = psutil.Process(self.process.pid).children(recursive=True) if self.process.is_alive() else []
         self.process.kill()
+        for each in below:
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
         self.process.join()
         self.results.close()
 

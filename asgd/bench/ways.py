@@ -1,14 +1,18 @@
 """The ways that are compared. Each is a server's and a worker's main function; some have no server."""
 
 from functools import partial
+from importlib.util import find_spec
 from typing import NamedTuple
 
-from asgd.bench import floor, gloo, ours, tutorial
+from asgd.bench import floor, gloo, ours, ray_actors, tutorial
 from asgd.bench.trial import Main
 
 
 class Way(NamedTuple):
-    """``alone``: one process without communication, with all threads or, if not ``threaded``, with one."""
+    """``alone``: one process without communication, with all threads or, if not ``threaded``, with one.
+
+    ``package``: what has to be installed for it.
+    """
 
     label: str
     server: Main | None
@@ -16,6 +20,12 @@ class Way(NamedTuple):
     alone: bool = False
     threaded: bool = True
     fewest: int = 1  # workers
+    package: str | None = None
+
+    @property
+    def possible(self) -> bool:
+        """Whether its package is installed."""
+        return self.package is None or find_spec(self.package) is not None
 
 
 WAYS = {
@@ -39,6 +49,14 @@ WAYS = {
     ),
     "gloo": Way("gloo send/recv", gloo.serve, gloo.send),
     "allreduce": Way("gloo all-reduce", None, gloo.reduce, fewest=2),
+    "ray": Way(
+        "Ray, as in its example",
+        partial(ray_actors.serve, actor=ray_actors.Example), partial(ray_actors.work, flat=False), package="ray",
+    ),
+    "ray_flat": Way(
+        "Ray, one flat array",
+        partial(ray_actors.serve, actor=ray_actors.Flat), partial(ray_actors.work, flat=True), package="ray",
+    ),
     "floor": Way("floor, one core", None, floor.run, alone=True, threaded=False),
     "floor_cores": Way("floor, all cores", None, floor.run, alone=True),
 }  # fmt: skip
