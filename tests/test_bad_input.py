@@ -47,6 +47,8 @@ MISTAKES = {
     "seconds for too few": (["timing.compute=[1,2]", "workers=3"], "timing.compute=[1, 2]: one for each worker; "),
     "a latency below 0": (["timing.uplink=-1"], "timing.uplink=-1: a number"),
     "too many of the fastest": (["topology=k_async", "topology.count=5"], "topology.count=5: 1 to workers = 2"),
+    "no part at all": (["engine.shards=0"], "engine.shards=0: parts of the parameters, a whole number from 1 to"),
+    "a way that is none": (["engine.payload=pigeon"], "engine.payload=pigeon: one of auto, shared, wire"),
     "less than no slack": (["topology=ssp", "topology.slack=-1"], "topology.slack=-1: whole rounds"),
 }
 

@@ -124,15 +124,35 @@ def test_a_hundred_steps_have_the_bits_of_torch(name, size, dtype, sized):
     assert same_state(ours.optimizer, plain.optimizer)
 
 
-@pytest.mark.parametrize("name", ["nesterov", "adamw"])
-def test_with_several_threads_too(name, sized, monkeypatch):
+@pytest.mark.parametrize("shards", [2, 3])
+@pytest.mark.parametrize("name", ["nesterov", "adamw", "another method"])
+def test_parts_with_a_thread_each_have_the_bits_of_one(name, shards, sized, monkeypatch):
     if compiled:
         monkeypatch.setattr(one_pass, "PART", 70_000)
-    torch.set_num_threads(2)
-    plain, ours = Trained(TAKEN[name], 300_001), Trained(TAKEN[name], 300_001)
+    make = TAKEN.get(name) or LEFT[name]
+    plain, ours = Trained(make, 300_001), Trained(make, 300_001)
     for gradient in gradients(300_001, 5):
-        plain.in_place(gradient), ours.elsewhere(gradient)
+        torch.set_num_threads(1)
+        plain.in_place(gradient)
+        torch.set_num_threads(shards)
+        ours.elsewhere(gradient)
     assert torch.equal(ours.params, plain.params)
+
+
+@pytest.mark.skipif(not compiled, reason="numba is not installed")
+@pytest.mark.parametrize("size", [1000, 70_000, 300_001])
+def test_every_number_is_in_one_part(size, monkeypatch):
+    monkeypatch.setattr(one_pass, "PART", 20_000)
+    torch.set_num_threads(4)
+    counts, parts = torch.zeros(size), []
+
+    def loop(part, one):
+        parts.append(len(part))
+        part += one
+
+    one_pass.over_parts(loop, (counts,), (1.0,))
+    assert counts.eq(1).all() and len(parts) == min(4, max(1, size // 20_000))
+    assert sum(length % one_pass.REGISTER != 0 for length in parts) <= 1
 
 
 COMPILED = "dampening", "nesterov", "momentum, maximize", "adam", "adam, maximize", "adamw", "adam, decoupled"
