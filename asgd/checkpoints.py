@@ -4,6 +4,7 @@ import logging
 import os
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -60,10 +61,13 @@ def rewind(folder: Path, state: dict) -> None:
 
 
 class Checkpoints:
-    """Saves states in a thread of its own; one that is overtaken before its turn is left out."""
+    """Saves what ``completed(state)`` makes of states, in a thread of its own.
 
-    def __init__(self, folder: Path, keep: int):
-        self.folder, self.keep = folder, keep
+    A state that is overtaken before its turn is left out.
+    """
+
+    def __init__(self, folder: Path, keep: int, completed: Callable[[dict], dict] = dict):
+        self.folder, self.keep, self.completed = folder, keep, completed
         self.queue: queue.Queue = queue.Queue()
         self.thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self.thread.start()
@@ -74,7 +78,7 @@ class Checkpoints:
     def _run(self) -> None:
         while (state := self._newest()) is not None:
             try:
-                save(self.folder, state, self.keep)
+                save(self.folder, self.completed(state), self.keep)
             except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
                 log.error("no checkpoint at version %s: %s", state["server"]["parameters"]["version"], error)
 

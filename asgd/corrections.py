@@ -15,6 +15,8 @@ class DelayCompensation:
     Zheng et al., ICML 2017, arXiv:1609.08326. A fresh gradient, and any with ``strength=0``, stays as it is.
     """
 
+    elementwise = True  # whether every parameter is treated by itself (``asgd.elementwise``)
+
     def __init__(self, strength: float):
         if not strength >= 0:
             raise ValueError(f"strength={strength}: of the compensation, 0 or more")
@@ -40,6 +42,7 @@ class AdaptiveDelayCompensation(DelayCompensation):
     Zheng et al., ICML 2017, arXiv:1609.08326. With ``eps=0`` no entry of a worker's first gradient may be 0.
     """
 
+    elementwise = True
     vectors = 1  # [P] for each worker
 
     def __init__(self, strength: float, decay: float, eps: float):
@@ -70,6 +73,8 @@ class GapAware:
     squared steps that the parameters have made, with the weights ``decay``^age, which sum to 1. Before the first step
     there is no gap, and g stays as it is.
     """
+
+    elementwise = True
 
     def __init__(self, decay: float):
         _check_decay(decay)

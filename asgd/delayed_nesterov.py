@@ -13,6 +13,8 @@ class DelayedNesterov(MeanOfUpdates):
     of the last N payloads, and steps along ``(1 - c N + c) beta m + g / N``. The server's optimizer is plain SGD.
     """
 
+    elementwise = True
+
     def __init__(self, count: int, momentum: float = 0.9, spread: float = 0.0):
         super().__init__(1)
         if not (count >= 1 and 0 <= momentum < 1 and 0 <= spread * count <= 1):

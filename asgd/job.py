@@ -22,6 +22,7 @@ from asgd.workers import GradientWorker
 ROLES = ("all", "ps", "worker", "evaluator")
 SHARED = ("model", "topology", "dataset", "optimizer", "schedule", "codec", "buffers", "workers", "seed")
 STORAGE = ("anonymous", "endpoint", "timeout", "retry_seconds", "cache_dir", "cache_gb")
+WHOLE = slice(0, None)  # of a vector
 LOCAL = ("url", "val_url", "path", "val_path", "loaders", "ahead", "eval_batch_size", *STORAGE)  # may differ by host
 
 
@@ -41,6 +42,11 @@ class Job:
         self.timing = self.parts["timing"]
         self.parts["topology"]["worker"] = plain(self.parts["topology"]["worker"])  # thousands may be made
 
+    @property
+    def leads(self) -> bool:
+        """Whether this command is the one that writes the run."""
+        return leads(self.config)
+
     def check(self) -> None:
         """ValueError for everything that can be known to fail before a process is started."""
         choose("objective", self.config["objective"], SUMMARY)
@@ -54,7 +60,7 @@ class Job:
             self.dataset.check()
         task = self.task("cpu")
         check_outputs(task, self.dataset.shape, self.dataset.classes)
-        if self.config["role"] in ("all", "ps"):  # it may have to count all samples
+        if self.leads:  # it may have to count all samples
             self.server(task)
         self.worker(task, rank=1, session=0)
 
@@ -62,19 +68,22 @@ class Job:
         """The model at its initial parameters, the same in every process."""
         return build_task(self.parts["model"], self.dataset.loss, self.seed, device or self.device)
 
-    def server(self, task: Task) -> Server:
-        topology = self.parts["topology"]
-        schedule = self.parts["schedule"]
-        parameters = Parameters(task.params.cpu(), topology["optimizer"], schedule)
+    def server(self, task: Task, part: slice = WHOLE) -> Server:
+        """The server; of several, the one with this ``part`` of the vector. The first also has what is in no part."""
+        topology, first = self.parts["topology"], part.start == 0
+        parameters = Parameters(task.params.cpu()[part], topology["optimizer"], self.parts["schedule"])
         rule, weight, policy = topology["rule"](), topology["weight"], topology["policy"]
         options = {"workers": self.workers, "nonfinite": self.config["nonfinite"]}
         options |= {part: topology[part]() for part in ("correction", "reads") if topology[part]}
-        if self.dataset.assignment == "leased":
+        if first and self.dataset.assignment == "leased":
             longest = max(self.worker(task, rank, 0).steps(0) for rank in range(1, self.workers + 1))
             options["leases"] = self.dataset.leases(self.workers, longest)
         options["codec"] = self.codec(task, rank=0)
-        merge = (self.buffers if task.buffers.numel() else buffers.Latest)(task.buffers)
-        return topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)
+        value = task.buffers if first else task.buffers.new_empty(0)
+        merge = (self.buffers if value.numel() else buffers.Latest)(value)
+        server = topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)
+        server.plain_bytes = task.params.nbytes + task.buffers.nbytes  # of all parts
+        return server
 
     def worker(self, task: Task, rank: int, session: int, round: int = 0) -> GradientWorker:
         worker = self.parts["topology"]["worker"](task, rank, session, round=round, seed=self.seed)
@@ -109,11 +118,8 @@ class Job:
 
     def shared(self) -> dict:
         """What every node of a run has to agree on, as flat names and values."""
-        return {
-            name: value
-            for name, value in flatten({key: self.config[key] for key in SHARED}).items()
-            if name.rpartition(".")[2] not in LOCAL
-        }
+        options = {key: self.config[key] for key in SHARED} | {"engine": {"servers": servers(self.config)}}
+        return {name: value for name, value in flatten(options).items() if name.rpartition(".")[2] not in LOCAL}
 
 
 def check_roles(config: dict) -> None:
@@ -126,6 +132,18 @@ def check_roles(config: dict) -> None:
         raise ValueError(f"seed={config['seed']}: a whole number from 0 on")
     if config["role"] == "worker" and (not isinstance(rank, int) or not 1 <= rank <= workers):
         raise ValueError(f"rank={rank}: a worker of workers={workers} has a rank from 1 to {workers}")
+    if config["role"] == "ps" and rank not in (None, *range(1, servers(config) + 1)):
+        raise ValueError(f"rank={rank}: a server of engine.servers={servers(config)} has a rank from 1 to that")
+
+
+def servers(config: dict) -> int:
+    """How many processes have the parameters."""
+    return config["engine"].get("servers", 1)
+
+
+def leads(config: dict) -> bool:
+    """Whether the configuration is of a whole run, or of its first or only server."""
+    return config["role"] == "all" or (config["role"] == "ps" and config["rank"] in (None, 1))
 
 
 def choose(name: str, value: str, allowed) -> None:

@@ -12,6 +12,8 @@ class Mix:
     rest. FedAsync: Xie, Koyejo, Gupta 2019, arXiv:1903.03934, Algorithm 1.
     """
 
+    elementwise = True
+
     def __call__(self, update: Update, view: torch.Tensor, params: torch.Tensor, version: int) -> torch.Tensor:
         """[P] from the payload, the ``view`` and the server's ``params``, [P] each."""
         return (params - view).add_(update.payload)
@@ -28,6 +30,8 @@ class Attract(Mix):
 
     ``beta`` and ``workers``: see ``moving_rate``. EASGD: Zhang, Choromanska, LeCun 2015, Algorithm 1.
     """
+
+    elementwise = True
 
     def __init__(self, beta: float, workers: int):
         self.alpha = moving_rate(beta, workers)

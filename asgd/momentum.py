@@ -13,6 +13,8 @@ from asgd.rules import MeanOfUpdates
 class SharedMomentum(MeanOfUpdates):
     """NAG-ASGD: ``v <- gamma v + g``, a step along v; workers compute at ``x - eta gamma v``."""
 
+    elementwise = True
+
     def __init__(self, momentum: float):
         super().__init__()
         self.momentum = _checked(momentum)
@@ -39,6 +41,7 @@ class MomentumPerWorker(MeanOfUpdates):
     The momentum of a worker that leaves stays, for when it comes back.
     """
 
+    elementwise = True
     vectors = 1  # [P] for each worker
 
     def __init__(self, momentum: float):
@@ -62,6 +65,8 @@ class MomentumPerWorker(MeanOfUpdates):
 
 class DanaZero(MomentumPerWorker):
     """DANA-Zero: as Multi-ASGD, and workers compute at ``x - eta gamma sum_j v_j``, where x will soon be."""
+
+    elementwise = True
 
     def __init__(self, momentum: float):
         super().__init__(momentum)

@@ -24,6 +24,7 @@ class CachedReads:
     ``version`` stays that of the copy. A new life of a worker begins with a new copy. Ho et al., NeurIPS 2013.
     """
 
+    elementwise = True  # whether every parameter is treated by itself (``asgd.elementwise``)
     vectors = 1  # [P] for each worker
 
     def __init__(self, slack: int = 3):

@@ -14,6 +14,8 @@ class MeanOfUpdates:
     2018, arXiv:1803.01113). The weight multiplies each payload before the division by K.
     """
 
+    elementwise = True  # whether every parameter is treated by itself (``asgd.elementwise``); each class says so anew
+
     def __init__(self, count: int = 1):
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"count={count}: a step takes 1 or more updates, a whole number")
@@ -62,6 +64,8 @@ class MeanOfWorkers(MeanOfUpdates):
     ``count=None`` waits for all: synchronous SGD. ``count`` = N of N + b workers: backup workers (Chen et al. 2016,
     arXiv:1604.00981). Summed in the order of the workers, so that the result does not depend on who came first.
     """
+
+    elementwise = True
 
     def __init__(self, count: int | None = None):
         super().__init__(1 if count is None else count)

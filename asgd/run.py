@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from asgd import command_line, describe, environment, results
 from asgd.display import report
-from asgd.job import Job
+from asgd.job import Job, leads
 from asgd.records import write_json
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def run(config: dict, folder: Path, overrides: list[str]) -> float | None:
     except (RuntimeError, ConnectionError) as error:
         log.debug("the run failed", exc_info=True)
         raise Failed(str(error)) from None
-    return conclude(job, folder) if job.config["role"] in ("all", "ps") else None
+    return conclude(job, folder) if job.leads else None
 
 
 def prepare(config: dict, folder: Path, overrides: list[str]) -> Job:
@@ -77,16 +77,17 @@ def prepare(config: dict, folder: Path, overrides: list[str]) -> Job:
         job.engine.reserve(job)
     except (ValueError, TypeError, InstantiationException) as error:
         raise Failed(command_line.spelt(cause(error), config)) from error
-    if config["role"] in ("all", "ps"):
+    if job.leads:
         claim(folder, config)
         write_json(folder / "parameters.json", describe.run(config, job.task("cpu"), overrides))
     return job
 
 
 def check_free(folder: Path, config: dict) -> None:
-    """ValueError when the folder holds a run or this worker already."""
-    own = {"worker": f"stats/worker{config['rank']}", "evaluator": "stats/evaluator"}
-    if (folder / own.get(config["role"], "parameters.json")).exists():
+    """ValueError when the folder holds a run or this node already."""
+    role, rank = config["role"], config["rank"]
+    own = "parameters.json" if leads(config) else f"stats/{role}{'' if role == 'evaluator' else rank}"
+    if (folder / own).exists():
         raise ValueError(HELD.format(folder))
 
 

@@ -30,6 +30,8 @@ class Server:
     Observers get ``event(Event)`` for every arrival and ``version(server, now)`` after every step.
     """
 
+    elementwise = True  # whether its decisions do without the vector (``asgd.elementwise``)
+
     def __init__(
         self, parameters: Parameters, buffers, rule, weight, policy, budget: Budget, workers: int, nonfinite="stop",
         correction=None, reads=None, leases=None, codec=None,
@@ -68,21 +70,17 @@ class Server:
 
     def push(self, update: Update, now: float) -> list[Reply]:
         """A worker brings an update and asks for the next model. An update that comes again changes nothing."""
-        entry, before = self.ledger.sender(update), self.parameters.version
+        entry, before = self.check(update), self.parameters.version
         worker, _, round, version = update[:4]
         if round < entry.round:
             self.counts["duplicate"] += 1
             return [entry.reply] if entry.reply else []
         staleness = before - version
-        if not 0 <= staleness <= before:
-            raise ProtocolError(f"worker {worker}: version {version} is not in 0..{before}")
         if now > self.deadline:
             self._end_if_spent(now)
         size = self.plain_bytes if self.codec is None else update.payload.nbytes + update.buffers.nbytes
         if self.codec is not None:
             update = self._decoded(update)
-        if self.leases is not None and not (update.read and self.leases.gave(worker, *update.read)):
-            raise ProtocolError(f"worker {worker} has read batch {update.read}, which it was not given")
         fate = self._accept(update, staleness, entry)
         if self.leases is not None and fate != "late":
             self.leases.done(worker, *update.read)
@@ -90,6 +88,16 @@ class Server:
         self._step_if_ready(worker)
         self._end_if_spent(now)
         return self._finish(before, now, "push", worker, round, staleness, measured(update, fate), size)
+
+    def check(self, update: Update) -> Entry:
+        """Whose update it is. ProtocolError for one that no correct worker sends; nothing changes."""
+        entry, (worker, _, round, version) = self.ledger.sender(update), update[:4]
+        if round == entry.round:
+            if not 0 <= version <= self.version:
+                raise ProtocolError(f"worker {worker}: version {version} is not in 0..{self.version}")
+            if self.leases is not None and not (update.read and self.leases.gave(worker, *update.read)):
+                raise ProtocolError(f"worker {worker} has read batch {update.read}, which it was not given")
+        return entry
 
     def cancel(self, workers: list[int], now: float) -> list[Reply]:
         """Workers of ``obsolete`` have dropped what they did. They ask for a newer model, for the same rounds.
@@ -129,8 +137,8 @@ class Server:
         self._end_if_spent(now)
         return self._release()
 
-    def end(self, reason: str) -> list[Reply]:
-        """No update counts from now on, and everybody who asks is told to stop."""
+    def end(self, reason: str, now: float | None = None) -> list[Reply]:
+        """No update counts from now on, whenever that is, and everybody who asks is told to stop."""
         self.ended = self.ended or reason
         return self._release()
 

@@ -24,10 +24,13 @@ class Host(Recorder):
 
     def __init__(self, job: Job, folder: Path, evaluate: Callable, on_worker_failure: str):
         super().__init__(job, folder, Clock(), partial(Evaluations, evaluate=evaluate))
-        self.on_worker_failure, self.hub = on_worker_failure, Hub(self.server, self.clock)
+        self.on_worker_failure, self.hub = on_worker_failure, self.new_hub()
         self.lock = self.hub.lock
         self.mark = secrets.token_hex(16)
         (folder / MARK).write_text(self.mark)
+
+    def new_hub(self) -> Hub:
+        return Hub(self.server, self.clock)
 
     def goodbye(self, worker: int, skipped: int = 0) -> None:
         """The worker has ended as it should."""

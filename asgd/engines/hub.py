@@ -26,36 +26,35 @@ class Hub:
 
     def join(self, worker: int, session: int) -> Future:
         """A future of the first ``Reply``."""
-        return self._exchange(worker, lambda now: self.server.join(worker, session, now))
+        return self._exchange(worker, "join", worker, session)
 
     def push(self, update: Update) -> Future:
         """A future of the ``Reply`` to ``update``. Whether it is finite is found out while others are served."""
-        update = self.server.gate.looked_at(update)
-        return self._exchange(update.worker, lambda now: self.server.push(update, now))
+        return self._exchange(update.worker, "push", self.server.gate.looked_at(update))
 
     def leave(self, worker: int) -> None:
-        self._arrive(lambda now: self.server.leave(worker, now))
+        self._arrive("leave", worker)
 
     def tick(self) -> None:
-        self._arrive(self.server.tick)
+        self._arrive("tick")
 
     def end(self, reason: str) -> None:
-        self._arrive(lambda now: self.server.end(reason))
+        self._arrive("end", reason)
 
     def active(self) -> set[int]:
         """The workers that are there."""
         with self.lock:
             return set(self.server.ledger.active())
 
-    def _exchange(self, worker: int, arrival: Callable[[float], list[Reply]]) -> Future:
+    def _exchange(self, worker: int, entrance: str, *content) -> Future:
         future = Future()
-        self._arrive(arrival, worker, future)
+        self._arrive(entrance, *content, worker=worker, future=future)
         return future
 
-    def _arrive(self, arrival: Callable, worker: int | None = None, future: Future | None = None) -> None:
-        """One arrival at the server. The replies are delivered after the lock is free."""
+    def _arrive(self, entrance: str, *content, worker: int | None = None, future: Future | None = None) -> None:
+        """One arrival at an entrance of the server. The replies are delivered after the lock is free."""
         with self.lock:
-            replies = self._call(arrival, worker)
+            replies = self._call(worker, entrance, *content)
             if future:
                 self.waiting[worker].append(future)
             due = [(reply, self.waiting.pop(reply.worker, [])) for reply in replies]
@@ -65,13 +64,16 @@ class Hub:
         if self.server.ended:
             self.over.set()
 
-    def _call(self, arrival: Callable[[float], list[Reply]], worker: int | None) -> list[Reply]:
+    def _call(self, worker: int | None, entrance: str, *content) -> list[Reply]:
         """A message that cannot be right is its sender's error; any other failure ends the run for all."""
         try:
-            return arrival(self.clock())
+            return self._enter(entrance, *content)
         except ProtocolError:
             raise
         except Exception as error:
             self.error = self.error or error
-            self.server.end("error")
+            self._enter("end", "error")
             return [Reply(each, None) for each in sorted({*self.waiting, worker} - {None})]
+
+    def _enter(self, entrance: str, *content) -> list[Reply]:
+        return getattr(self.server, entrance)(*content, self.clock())

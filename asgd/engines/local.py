@@ -10,8 +10,8 @@ from pathlib import Path
 from socket import socket
 
 from asgd.display import Console
-from asgd.engines import processes, roles
-from asgd.job import Job
+from asgd.engines import following, processes, roles
+from asgd.job import Job, servers
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,15 @@ class Nodes:
     def __init__(self, config: dict, folder: Path):
         self.config, self.folder, self.context = config, folder, processes.context()
         self.control, self.control_end = self.context.Pipe()
-        self.workers: dict[int, object] = {}
+        self.members: dict[tuple[str, int], object] = {}  # what tells the first server of its end, and its rank
         self.ps, self.evaluator, self.deadline = None, None, None
 
     def start_all(self, listener: socket, evaluator: bool) -> None:
         self.ps = self._start("ps", _ps, listener, self.control_end)
+        for rank in range(2, servers(self.config) + 1):
+            self.members["server_lost", rank] = self._start(f"ps{rank}", _server, rank)
         for rank in range(1, self.config["workers"] + 1):
-            self.workers[rank] = self._start(f"worker{rank}", _worker, rank)
+            self.members["failed", rank] = self._start(f"worker{rank}", _worker, rank)
         if evaluator:
             self.evaluator = self._start("evaluator", _evaluator)
 
@@ -66,26 +68,27 @@ class Nodes:
                 self.ps.terminate()
 
     def watch(self) -> None:
-        """Until the server has ended; tells it of workers that died, in case it has not noticed."""
-        told: set[int] = set()
+        """Until the first server has ended; tells it of nodes that died, in case it has not noticed."""
+        told: set[tuple[str, int]] = set()
         if self.deadline:  # interrupted while the nodes were starting
             self.ps.terminate()
         while self.ps.is_alive() and (self.deadline is None or time.monotonic() < self.deadline):
             wait([each.sentinel for each in self._alive()], timeout=0.25)
-            for rank, process in self.workers.items():
-                if process.exitcode and rank not in told:
-                    told.add(rank)
-                    self._tell(rank, f"its process {ending(process.exitcode)}; see {self._log(rank)}")
+            for member, process in self.members.items():
+                if process.exitcode and member not in told:
+                    told.add(member)
+                    self._tell(*member, f"its process {ending(process.exitcode)}; see {self._log(process.name)}")
 
-    def _tell(self, rank: int, reason: str) -> None:
+    def _tell(self, method: str, rank: int, reason: str) -> None:
         with suppress(OSError):  # the server has gone as well
-            self.control.send((rank, reason))
+            self.control.send((method, rank, reason))
 
-    def _log(self, rank: int) -> Path:
-        return self.folder / "stats" / f"worker{rank}" / "worker.log"
+    def _log(self, name: str) -> Path:
+        own = self.folder / "stats" / name / "worker.log"
+        return own if name.startswith("worker") else self.folder / "run.log"
 
     def _alive(self) -> list:
-        nodes = [self.ps, self.evaluator, *self.workers.values()]
+        nodes = [self.ps, self.evaluator, *self.members.values()]
         return [node for node in nodes if node and node.is_alive()]
 
     def stop(self) -> None:
@@ -133,6 +136,10 @@ def _log_to(path: Path, everything: bool) -> None:
 
 def _ps(job: Job, folder: Path, listener: socket, control: Connection) -> None:
     roles.serve(job, folder, listener, control)
+
+
+def _server(job: Job, folder: Path, rank: int) -> None:
+    following.follow(job, rank, folder)
 
 
 def _worker(job: Job, folder: Path, rank: int) -> None:

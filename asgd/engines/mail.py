@@ -13,12 +13,17 @@ from asgd.messages import Reply, Update
 
 log = logging.getLogger(__name__)
 
+WHOLE = slice(0, None)
+
 
 class Mail:
-    """``share`` tells of a worker's outbox; from then on its updates come, and replies go, without the vectors."""
+    """``share`` tells of a worker's outbox; from then on its updates come, and replies go, without the vectors.
 
-    def __init__(self, hub: Hub):
-        self.hub, self.shelf = hub, None
+    ``part``: of the outbox, where the server has only that of the parameters.
+    """
+
+    def __init__(self, hub: Hub, part: slice = WHOLE):
+        self.hub, self.part, self.shelf = hub, part, None
         self.outboxes: dict[int, Tensor] = {}
         self.lent: dict[int, deque[Tensor]] = {}  # what workers read; not written again while it is in here
 
@@ -33,7 +38,7 @@ class Mail:
         with self.hub.lock:
             if self.shelf is None:
                 self._open_shelf(place)
-            self.outboxes[rank], self.lent[rank] = outbox, deque(maxlen=held)
+            self.outboxes[rank], self.lent[rank] = outbox[self.part], deque(maxlen=held)
             return self.shelf.place(self.hub.server.parameters.vector)
 
     def _open_shelf(self, place: Place) -> None:

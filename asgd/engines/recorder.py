@@ -9,8 +9,10 @@ from pathlib import Path
 from asgd import audit, checkpoints, describe, results
 from asgd.engines.base import Clock, Node
 from asgd.job import Job
+from asgd.messages import Model
 from asgd.observers import Every, UpdateLog
 from asgd.records import LEASES, Table
+from asgd.server import Server
 from asgd.summary import summarise
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class Recorder:
 
     def __init__(self, job: Job, folder: Path, clock: Clock, evaluations, log=UpdateLog, **facts):
         self.job, self.folder, self.clock = job, folder, clock
-        self.server, self.lease_rows = job.server(job.task("cpu")), 0
+        self.server, self.lease_rows = self.new_server(), 0
         state = self._resumed()
         self.clock_start = self.clock()
         parameters = describe.node(job.config, "ps", None, "cpu", job.threads) | facts
@@ -35,7 +37,7 @@ class Recorder:
         self.evaluations = evaluations(self.node.folder)
         self.updates = log(self.node.folder, state["events"] if state else 0)
         self.status, self.interrupted = self.updates.status, threading.Event()
-        self.checkpoints = checkpoints.Checkpoints(folder, job.config["checkpoint"]["keep"])
+        self.checkpoints = checkpoints.Checkpoints(folder, job.config["checkpoint"]["keep"], self.completed)
         self.failed: dict[int, str] = {}
         self.skipped = 0  # broken samples
         self.begun = time.monotonic()
@@ -45,6 +47,25 @@ class Recorder:
         self.server.observers = [self.updates] + [each for each in acting if each.every]
         if state and self.server.version not in results.evaluation(folder).version.values:
             acting[0].version(self.server, self.clock())  # the run was killed before this one was ready
+
+    # What is different where the vector is in parts
+
+    def new_server(self) -> Server:
+        return self.job.server(self.job.task("cpu"))
+
+    def load(self, state: dict) -> None:
+        """Go on from the ``state`` of a server."""
+        self.server.load_state_dict(state)
+
+    def snapshot(self) -> Model:
+        """What is evaluated, or what that will be made of."""
+        return self.server.snapshot()
+
+    def completed(self, state: dict) -> dict:
+        """What is saved of a ``state``; it may take its time."""
+        return state
+
+    # What observes the server
 
     def _record_leases(self) -> None:
         """``leases.csv``: batches ``first`` to before ``stop`` of the epoch, in which shard, given to whom or back.
@@ -74,13 +95,13 @@ class Recorder:
             self._record_leases()
         if not state:
             return None
-        self.server.load_state_dict(state["server"])
+        self.load(state["server"])
         self.clock.set(state["clock"])
         log.info("resumed at version %d", self.server.version)
         return state
 
     def evaluate(self, server, now: float) -> None:
-        self.evaluations.submit(server.snapshot(), server.samples, now)
+        self.evaluations.submit(self.snapshot(), server.samples, now)
 
     def checkpoint(self, server, now: float) -> None:
         self.checkpoints.submit(self.state(now))

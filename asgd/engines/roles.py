@@ -14,10 +14,13 @@ from torch.futures import Future
 
 from asgd import describe
 from asgd.engines import processes, rpc
-from asgd.engines.base import Clock, Node, WorkerNode, run_worker
+from asgd.engines.base import Clock, Exchange, Node, WorkerNode, run_worker
+from asgd.engines.divided import DividedExchange
 from asgd.engines.evaluators import Evaluator
 from asgd.engines.host import MARK, Host
+from asgd.engines.leading import LeadingHost, Reception
 from asgd.engines.mail import Mail
+from asgd.engines.parts import names
 from asgd.engines.shipping import Inbox, Shipper
 from asgd.job import Job
 from asgd.messages import Model
@@ -106,13 +109,29 @@ class Service(Mail):
             self.evaluator_left.wait(HURRY_SECONDS)
 
 
+class LeadingService(Reception, Service):
+    """The same where the vector is on several servers."""
+
+    def __init__(self, host: LeadingHost, evaluator: Evaluator):
+        super().__init__(host, evaluator)
+        self.part, self.servers_left = host.parts[0], threading.Event()
+
+    def server_lost(self, rank: int, reason: str) -> None:
+        self.host.server_lost(rank, reason)
+
+    def close(self) -> None:
+        super().close()
+        self.servers_left.wait(HURRY_SECONDS)
+
+
 def serve(job: Job, folder: Path, listener: socket | None, control: Connection | None = None) -> dict:
-    """The parameter server's life; returns the summary. ``control`` brings (rank, reason) of workers that died."""
+    """The parameter server's life; returns the summary. ``control`` brings the ends of nodes that died."""
     engine = job.engine
     torch.set_num_threads(engine.shards or job.threads)
     evaluator = Evaluator(job)
-    host = Host(job, folder, evaluator, engine.on_worker_failure)
-    service = Service(host, evaluator)
+    several = engine.servers > 1
+    host = (LeadingHost if several else Host)(job, folder, evaluator, engine.on_worker_failure)
+    service = (LeadingService if several else Service)(host, evaluator)
     store = rpc.open_store(engine.host, engine.port, listener)
     rpc.connect("ps", 0, service, store, engine.interface_name(), threads=job.workers + 4)
     store.set("shared", json.dumps(job.shared()))
@@ -135,7 +154,8 @@ def serve(job: Job, folder: Path, listener: socket | None, control: Connection |
 def _listen_to(control: Connection, service: Service) -> None:
     with suppress(EOFError):
         while True:
-            service.failed(*control.recv())
+            method, *details = control.recv()
+            getattr(service, method)(*details)
 
 
 class WorkerService:
@@ -164,6 +184,21 @@ def enlist(job: Job, name: str, rank: int) -> tuple:
     return store, rank, engine.interface_name()
 
 
+def here(server: str) -> str:
+    """The key in the store that says that a server can be called."""
+    return f"here/{server}"
+
+
+def way(job: Job, rank: int, store) -> Exchange:
+    """A worker's exchange, once all servers are there."""
+    engine = job.engine
+    if engine.servers == 1:
+        return rpc.RpcExchange(rank, engine.payload)
+    for name in names(engine.servers)[1:]:
+        rpc.wait_for(store, here(name), engine.join_timeout, f"the server {name} did not come")
+    return DividedExchange(rank, engine.payload, engine.servers)
+
+
 def compare(server: dict, own: dict) -> str:
     """The options that differ, one a line."""
     names = [name for name in sorted(server | own) if server.get(name) != own.get(name)]
@@ -175,26 +210,28 @@ def work(job: Job, rank: int, folder: Path) -> None:
     torch.set_num_threads(job.threads)
     service, name = WorkerService(), f"worker{rank}"
     store, place, interface = enlist(job, name, rank)
+    exchange = way(job, rank, store)
     rpc.connect(name, place, service, store, interface, threads=4)
     welcome = rpc.result(rpc.call("ps", "hello", rank))
     clock = Clock(welcome["clock"])
     node = WorkerNode(job, folder, rank, clock)
     shipper = None if is_folder_of(welcome["run"], folder) else Shipper(node.folder)
     farewell = ("failed", rank, "it was interrupted")
-    exchange = rpc.RpcExchange(rank, job.engine.payload)
     try:
         with processes.catching(processes.interrupt):
             skipped = run_worker(job, node, rank, welcome["round"], exchange, clock, service.stopped)
         farewell = ("goodbye", rank, skipped)
     except rpc.Lost:
-        raise
+        if not service.stopped.wait(HURRY_SECONDS):  # else one of several servers was lost, and so the run is over
+            raise
+        farewell = ("goodbye", rank, 0)
     except Exception:
         log.exception("worker %d failed", rank)
         farewell = ("failed", rank, f"see {node.folder / 'worker.log'}\n{traceback.format_exc()}")
         raise SystemExit(1) from None  # it has been said
     finally:
         node.close()
-        _leave(shipper, farewell)
+        leave(shipper, farewell)
 
 
 def is_folder_of(run: str, folder: Path) -> bool:
@@ -203,7 +240,7 @@ def is_folder_of(run: str, folder: Path) -> bool:
     return mark.exists() and mark.read_text() == run
 
 
-def _leave(shipper: Shipper | None, farewell: tuple) -> None:
+def leave(shipper: Shipper | None, farewell: tuple) -> None:
     """The last rows and the goodbye, where the server is still there to hear them."""
     try:
         if shipper:
@@ -240,4 +277,4 @@ def judge(job: Job, folder: Path) -> None:
             rpc.result(rpc.call_later("ps", "offer_evaluation"))
     finally:
         node.close()
-        _leave(shipper, ("goodbye_evaluator",))
+        leave(shipper, ("goodbye_evaluator",))

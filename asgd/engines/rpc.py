@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import rpc
 from torch.distributed.rendezvous import register_rendezvous_handler
-from torch.futures import Future
+from torch.futures import Future, collect_all
 
 from asgd.engines import shared
 from asgd.engines.rendezvous import wait_for_server
@@ -26,6 +26,7 @@ from asgd.task import Task
 FOREVER = 0  # seconds; TensorPipe takes 0 for no limit
 PREFIX = f"asgd{os.environ.get('TORCHELASTIC_RESTART_COUNT', '')}"
 READY = "ready"
+RAISED = "On WorkerInfo", "error when running the callback"  # in what comes of an exception at the other end
 
 _service: object = None  # what others may call on this node
 _store: dist.Store | None = None
@@ -51,11 +52,24 @@ def find_store(host: str, port: int, timeout: float) -> dist.Store:
     deadline = time.monotonic() + timeout
     wait_for_server(host, port, timeout)
     store = open_store(host, port, None)
-    while not store.check([READY]):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the server at {host}:{port} did not get ready within {timeout:g} s")
-        time.sleep(0.05)
+    wait_for(store, READY, deadline - time.monotonic(), f"the server at {host}:{port} did not get ready")
     return store
+
+
+def wait_for(store: dist.Store, key: str, timeout: float, failure: str) -> None:
+    """Until somebody has set ``key``. TimeoutError, which says the ``failure``, after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not _is_set(store, key):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{failure} within {timeout:g} s")
+        time.sleep(0.05)
+
+
+def _is_set(store: dist.Store, key: str) -> bool:
+    try:
+        return store.check([key])
+    except dist.DistNetworkError as error:
+        raise Lost(f"the server is gone ({error})") from None
 
 
 # The group
@@ -104,12 +118,26 @@ def result(future: Future):
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     done.wait()
+    return value(future)
+
+
+def results(futures: list[Future]) -> list:
+    """Those of all; as soon as one has failed, that is raised."""
+    result(collect_all(futures))
+    return [value(future) for future in futures]
+
+
+def value(future: Future):
+    """As ``result``, of a future that is done."""
     try:
-        return future.value()
+        found = future.value()
     except RuntimeError as error:
-        if type(error) is RuntimeError and "On WorkerInfo" not in str(error):
+        if type(error) is RuntimeError and not any(words in str(error) for words in RAISED):
             raise Lost(f"the other node is gone ({str(error).partition(' (this error')[0]})") from error
         raise
+    if isinstance(found, Exception):  # so comes what was set as the exception of a future there
+        raise found
+    return found
 
 
 def when_lost(node: str, action: Callable[[str], None]) -> None:
@@ -125,36 +153,48 @@ def when_lost(node: str, action: Callable[[str], None]) -> None:
 
 
 class RpcExchange:
-    """Worker ``rank``'s way to the server. ``payload``: see ``asgd.engines.shared.connect``."""
+    """Worker ``rank``'s way to a server. ``payload``: see ``asgd.engines.shared.connect``."""
 
-    def __init__(self, rank: int, payload: str):
-        self.rank, self.payload = rank, payload
+    def __init__(self, rank: int, payload: str, node: str = "ps"):
+        self.rank, self.payload, self.node = rank, payload, node
         self.outbox: Tensor | None = None
         self.views = shared.Views()
 
     def attach(self, task: Task) -> None:
         """Parameters and gradients of this task are what will be exchanged."""
-        self.outbox = shared.connect(self.payload, task.params, self._offer)
+        self.outbox = shared.connect(self.payload, task.params, self.offer)
         task.outbox = self.outbox
 
-    def _offer(self, place: shared.Place) -> bool:
+    def offer(self, place: shared.Place) -> bool:
         """Whether the server sees memory of this worker, and this worker memory of the server."""
-        there = result(call("ps", "share", self.rank, place))
+        there = result(call(self.node, "share", self.rank, place))
         if there is None or self.views.of(there) is not None:
             return there is not None
-        result(call("ps", "forget", self.rank))
+        result(call(self.node, "forget", self.rank))
         return False
 
     def join(self, worker: int, session: int) -> Reply:
-        return self._complete(result(call_later("ps", "join", worker, session)))
+        return self.completed(result(self.begin_join(worker, session)))
 
     def push(self, update: Update) -> Reply:
-        if self.outbox is not None and isinstance(update.payload, Tensor):
-            shared.carry(update.payload, self.outbox)
-            update = update._replace(payload=None)
-        return self._complete(result(call_later("ps", "push", update)))
+        return self.completed(result(self.begin_push(update)))
 
-    def _complete(self, reply: Reply) -> Reply:
+    def begin_join(self, worker: int, session: int) -> Future:
+        return call_later(self.node, "join", worker, session)
+
+    def begin_push(self, update: Update) -> Future:
+        if isinstance(update.payload, Tensor):
+            update = update._replace(payload=self._sent(update.payload))
+        return call_later(self.node, "push", update)
+
+    def _sent(self, payload: Tensor) -> Tensor | None:
+        """What RPC carries of it. Of a view it would carry all of the memory."""
+        if self.outbox is not None:
+            shared.carry(payload, self.outbox)
+            return None
+        return payload if payload.untyped_storage().nbytes() == payload.nbytes else payload.clone()
+
+    def completed(self, reply: Reply) -> Reply:
         if self.outbox is not None and reply.model:
             params = self.views.of(reply.model.params)
             if params is None:

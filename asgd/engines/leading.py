@@ -1,0 +1,200 @@
+"""The first of several servers: it speaks to the others, and puts together what they have."""
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.futures import Future
+
+from asgd.engines import rpc
+from asgd.engines.host import Host
+from asgd.engines.hub import Hub
+from asgd.engines.ordered import Key, Leader
+from asgd.engines.parts import cut, joined, parts
+from asgd.job import Job
+from asgd.messages import Model
+from asgd.server import Server
+
+log = logging.getLogger(__name__)
+
+
+class Line:
+    """The way to another server. What is said before that is there is said when it has come."""
+
+    def __init__(self, node: str):
+        self.node, self.state, self.lock = node, "waiting", threading.Lock()
+        self.kept: list[tuple[tuple, Future]] = []
+
+    def say(self, *message) -> Future:
+        with self.lock:
+            if self.state == "waiting":
+                self.kept.append((message, future := Future()))
+                return future
+        return self._call(message) if self.state == "open" else failed(rpc.Lost(f"{self.node} never came"))
+
+    def open(self) -> None:
+        with self.lock:
+            self.state, kept = "open", self.kept
+            for message, future in kept:
+                self._call(message).add_done_callback(partial(pass_on, future))
+
+    def close(self) -> None:
+        """Wait no longer."""
+        with self.lock:
+            if self.state == "waiting":
+                self.state = "closed"
+                for _, future in self.kept:
+                    future.set_exception(rpc.Lost(f"{self.node} never came"))
+
+    def _call(self, message: tuple) -> Future:
+        try:
+            return rpc.call_later(self.node, "follow", *message)
+        except RuntimeError as error:  # the node is gone, and known to be
+            return failed(rpc.Lost(str(error)))
+
+
+def failed(error: Exception) -> Future:
+    future = Future()
+    future.set_exception(error)
+    return future
+
+
+def pass_on(future: Future, done: Future) -> None:
+    try:
+        future.set_result(rpc.value(done))
+    except Exception as error:
+        future.set_exception(error)
+
+
+class Others:
+    """The other servers. ``lost(rank, reason)`` is called in a thread of its own when one of them has failed."""
+
+    def __init__(self, servers: int, lost: Callable[[int, str], None]):
+        self.lines = {rank: Line(f"ps{rank}") for rank in range(2, servers + 1)}
+        self.numbers, self.lost = itertools.count(), lost
+
+    def say(self, now: float, method: str, *arguments) -> list[Future]:
+        """Let all of them do something, after what has been said before; futures of the results."""
+        number, coming = next(self.numbers), []
+        for rank, line in self.lines.items():
+            coming.append(line.say(number, now, method, *arguments))
+            coming[-1].add_done_callback(partial(self._look, rank))
+        return coming
+
+    def _look(self, rank: int, done: Future) -> None:
+        try:
+            rpc.value(done)
+        except Exception as error:
+            threading.Thread(target=self.lost, args=(rank, str(error)), daemon=True).start()
+
+    def missing(self) -> list[str]:
+        return [line.node for line in self.lines.values() if line.state == "waiting"]
+
+    def close(self) -> None:
+        for line in self.lines.values():
+            line.close()
+
+
+class Pending(NamedTuple):
+    """A snapshot of which only the first part is here."""
+
+    model: Model
+    coming: list[Future]
+
+    @property
+    def version(self) -> int:
+        return self.model.version
+
+    def whole(self) -> Model:
+        models = [self.model, *rpc.results(self.coming)]
+        same_version([each.version for each in models])
+        return self.model._replace(params=torch.cat([each.params for each in models]))
+
+
+def same_version(versions: list[int]) -> None:
+    if len(set(versions)) > 1:
+        raise RuntimeError(f"the servers are at versions {versions}; please report it")
+
+
+class LeadingHost(Host):
+    """A host whose server has the first part of the vector. A server that is lost ends the run."""
+
+    def __init__(self, job: Job, folder: Path, evaluate: Callable, on_worker_failure: str):
+        vector = job.task("cpu").params
+        self.parts, self.size = parts(vector, job.engine.servers), vector.numel()
+        self.others = Others(job.engine.servers, self.server_lost)
+        self.states: dict[int, dict] = {}  # where the other servers go on, until they have come
+        self.gone: set[int] = set()
+        super().__init__(job, folder, lambda pending: evaluate(pending.whole()), on_worker_failure)
+
+    def new_server(self) -> Server:
+        return self.job.server(self.job.task("cpu"), self.parts[0])
+
+    def new_hub(self) -> Hub:
+        return Leader(self.server, self.clock, len(self.others.lines), self.others.say)
+
+    def load(self, state: dict) -> None:
+        first, *rest = (cut(state, self.size, part) for part in self.parts)
+        self.states = dict(enumerate(rest, start=2))
+        super().load(first)
+
+    def snapshot(self) -> Pending:
+        return Pending(super().snapshot(), self.others.say(self.clock(), "snapshot"))
+
+    def state(self, now: float) -> dict:
+        return super().state(now) | {"others": self.others.say(now, "state")}
+
+    def completed(self, state: dict) -> dict:
+        states = [state["server"], *rpc.results(state.pop("others"))]
+        same_version([each["parameters"]["version"] for each in states])
+        return state | {"server": joined(states, [part.stop - part.start for part in self.parts])}
+
+    def plan(self, rank: int) -> dict:
+        """What another server has to know: what ends the run, and where it goes on."""
+        options = {"budget": self.server.budget.limits | {"epochs": None}, "nonfinite": self.job.config["nonfinite"]}
+        return {"options": options, "state": self.states.pop(rank, None)}
+
+    def server_lost(self, rank: int, reason: str) -> None:
+        """A part of the vector is gone, and with it the run; unless that server has said goodbye."""
+        if rank in self.gone:
+            return
+        self.gone.add(rank)
+        self.hub.error = self.hub.error or rpc.Lost(f"the server ps{rank} failed: {reason}")
+        log.error("the server ps%d failed: %s", rank, reason)
+        self.hub.end("error")
+        self.server.ended = "error"
+
+    def _give_up(self, seconds: float) -> None:
+        if missing := self.others.missing():
+            log.error("no servers %s within %g s; start each with role=ps and its rank", ", ".join(missing), seconds)
+        super()._give_up(seconds)
+
+    def finish(self, seconds: float) -> dict:
+        self.others.close()
+        return super().finish(seconds)
+
+
+class Reception:
+    """What other servers may ask of the first one, beside what all nodes may."""
+
+    def hello_server(self, rank: int) -> dict:
+        return self.welcome() | self.host.plan(rank)
+
+    def stay(self, rank: int) -> Future:
+        """Another server is ready; the future is done when the run is over."""
+        rpc.when_lost(f"ps{rank}", partial(self.host.server_lost, rank))
+        self.host.others.lines[rank].open()
+        return self.over
+
+    def arrived(self, rank: int, key: Key, finite: bool) -> None:
+        self.host.hub.arrived(rank, key, finite)
+
+    def goodbye_server(self, rank: int) -> None:
+        self.host.gone.add(rank)
+        if self.host.gone >= set(self.host.others.lines):
+            self.servers_left.set()
