@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from asgd import command_line, run
 from tests.conftest import FAST
 
+SGD = ("momentum", "nesterov", "weight_decay", "fused")
 MISTAKES = {
     "an unknown option": (["optimizer.learning_rate=1"], "learning_rate"),
     "an unknown group": (["topology=asink"], "asink"),
@@ -49,6 +50,14 @@ MISTAKES = {
     "too many of the fastest": (["topology=k_async", "topology.count=5"], "topology.count=5: 1 to workers = 2"),
     "no part at all": (["engine.shards=0"], "engine.shards=0: parts of the parameters, a whole number from 1 to"),
     "a way that is none": (["engine.payload=pigeon"], "engine.payload=pigeon: one of auto, shared, wire"),
+    "no server": (["engine.servers=0"], "engine.servers=0: processes that have the parameters, a whole number from 1"),
+    "a server too many": (["model=linear", "engine.servers=99"], "engine.servers=99: each needs at least 16 "),
+    "a server without a part": (["role=ps", "rank=3", "engine.servers=2"], "rank=3: a server of engine.servers=2 "),
+    "a codec on servers": (["codec=topk", "engine.servers=2"], "engine.servers=2: the codec TopK does not treat every"),
+    "an optimizer on servers": (
+        ["optimizer._target_=torch.optim.LBFGS", "engine.servers=2", *[f"~optimizer.{name}" for name in SGD]],
+        "engine.servers=2: the optimizer LBFGS does not treat every parameter by itself",
+    ),
     "less than no slack": (["topology=ssp", "topology.slack=-1"], "topology.slack=-1: whole rounds"),
 }
 

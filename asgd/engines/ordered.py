@@ -64,7 +64,7 @@ class PartHub(Hub):
 
 
 class Leader(PartHub):
-    """The first server's hub. ``say(now, method, *arguments)`` lets the ``others`` do that, in the order of its calls."""
+    """The first server's hub. ``say(now, method, *arguments)`` lets the ``others`` do that, in the order of calls."""
 
     def __init__(self, server: Server, clock: Callable[[], float], others: int, say: Callable[..., object]):
         super().__init__(server, clock)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 UNIT = 64  # bytes at whose multiples parts begin: torch rounds what is left over beside full registers in another way
-WHOLE = ("buffers", "published")  # entries of a server's state that belong to no parameter; the first server has them
+WHOLE = "buffers", "published", "leases"  # entries of a server's state of no parameter; the first server has them
 
 
 def names(servers: int) -> list[str]:
