@@ -32,6 +32,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "mixing": ("messages",),
     "delayed_nesterov": ("rules",),
     "server": ("budget", "gate", "ledger", "messages", "parameters"),
+    "elementwise": ("server",),
     "task": ("data.batch", "flat", "seeds"),
     "flat": (),
     "workers": ("codecs", "data.batch", "messages", "seeds", "task"),
@@ -66,10 +67,13 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "engines.hub": ("ledger", "messages", "server"),
     "engines.rpc": ("engines.rendezvous", "engines.shared", "messages", "task"),
     "engines.shared": (),
+    "engines.parts": (),
+    "engines.ordered": ("engines.hub", "ledger", "messages", "server"),
 }
 CORE = (
     "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "
-    "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass"
+    "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass "
+    "elementwise"
 ).split()
 OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
 

@@ -4,10 +4,27 @@ import torch
 from torch.futures import Future
 
 from asgd.engines import rpc, shared
+from asgd.engines.base import Exchange
 from asgd.engines.parts import names, parts
+from asgd.job import Job
 from asgd.messages import Reply, Update
 from asgd.parameters import Blocks
 from asgd.task import Task
+
+
+def here(server: str) -> str:
+    """The key in the store that says that a server can be called."""
+    return f"here/{server}"
+
+
+def exchange(job: Job, rank: int, store) -> Exchange:
+    """A worker's way to the server, or to all of several, once they are there. TimeoutError where they do not come."""
+    engine = job.engine
+    if engine.servers == 1:
+        return rpc.RpcExchange(rank, engine.payload)
+    for name in names(engine.servers)[1:]:
+        rpc.wait_for(store, here(name), engine.join_timeout, f"the server {name} did not come")
+    return DividedExchange(rank, engine.payload, engine.servers)
 
 
 class DividedExchange:
@@ -34,12 +51,8 @@ class DividedExchange:
         return self._together([exchange.begin_join(worker, session) for exchange in self.exchanges])
 
     def push(self, update: Update) -> Reply:
-        return self._together(
-            [
-                exchange.begin_push(each)
-                for exchange, each in zip(self.exchanges, split(update, self.parts), strict=True)
-            ]
-        )
+        sent = zip(self.exchanges, split(update, self.parts), strict=True)
+        return self._together([exchange.begin_push(each) for exchange, each in sent])
 
     def _together(self, coming: list[Future]) -> Reply:
         """One reply of all. RuntimeError where they are not of one version."""

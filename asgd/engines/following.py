@@ -8,6 +8,7 @@ from torch.futures import Future
 from asgd import describe
 from asgd.engines import processes, roles, rpc
 from asgd.engines.base import Clock, Node
+from asgd.engines.divided import here
 from asgd.engines.mail import Mail
 from asgd.engines.ordered import Follower
 from asgd.engines.parts import parts
@@ -48,7 +49,7 @@ def follow(job: Job, rank: int, folder: Path) -> None:
     try:
         with processes.catching(processes.interrupt):
             staying = rpc.call_later("ps", "stay", rank)
-            store.set(roles.here(name), "1")
+            store.set(here(name), "1")
             rpc.result(staying)
     finally:
         node.close()

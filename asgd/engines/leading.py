@@ -1,6 +1,5 @@
 """The first of several servers: it speaks to the others, and puts together what they have."""
 
-import itertools
 import logging
 import threading
 from collections.abc import Callable
@@ -11,9 +10,11 @@ from typing import NamedTuple
 import torch
 from torch.futures import Future
 
-from asgd.engines import rpc
+from asgd.engines import roles, rpc
+from asgd.engines.evaluators import Evaluator
 from asgd.engines.host import Host
 from asgd.engines.hub import Hub
+from asgd.engines.lines import Others
 from asgd.engines.ordered import Key, Leader
 from asgd.engines.parts import cut, joined, parts
 from asgd.job import Job
@@ -21,83 +22,6 @@ from asgd.messages import Model
 from asgd.server import Server
 
 log = logging.getLogger(__name__)
-
-
-class Line:
-    """The way to another server. What is said before that is there is said when it has come."""
-
-    def __init__(self, node: str):
-        self.node, self.state, self.lock = node, "waiting", threading.Lock()
-        self.kept: list[tuple[tuple, Future]] = []
-
-    def say(self, *message) -> Future:
-        with self.lock:
-            if self.state == "waiting":
-                self.kept.append((message, future := Future()))
-                return future
-        return self._call(message) if self.state == "open" else failed(rpc.Lost(f"{self.node} never came"))
-
-    def open(self) -> None:
-        with self.lock:
-            self.state, kept = "open", self.kept
-            for message, future in kept:
-                self._call(message).add_done_callback(partial(pass_on, future))
-
-    def close(self) -> None:
-        """Wait no longer."""
-        with self.lock:
-            if self.state == "waiting":
-                self.state = "closed"
-                for _, future in self.kept:
-                    future.set_exception(rpc.Lost(f"{self.node} never came"))
-
-    def _call(self, message: tuple) -> Future:
-        try:
-            return rpc.call_later(self.node, "follow", *message)
-        except RuntimeError as error:  # the node is gone, and known to be
-            return failed(rpc.Lost(str(error)))
-
-
-def failed(error: Exception) -> Future:
-    future = Future()
-    future.set_exception(error)
-    return future
-
-
-def pass_on(future: Future, done: Future) -> None:
-    try:
-        future.set_result(rpc.value(done))
-    except Exception as error:
-        future.set_exception(error)
-
-
-class Others:
-    """The other servers. ``lost(rank, reason)`` is called in a thread of its own when one of them has failed."""
-
-    def __init__(self, servers: int, lost: Callable[[int, str], None]):
-        self.lines = {rank: Line(f"ps{rank}") for rank in range(2, servers + 1)}
-        self.numbers, self.lost = itertools.count(), lost
-
-    def say(self, now: float, method: str, *arguments) -> list[Future]:
-        """Let all of them do something, after what has been said before; futures of the results."""
-        number, coming = next(self.numbers), []
-        for rank, line in self.lines.items():
-            coming.append(line.say(number, now, method, *arguments))
-            coming[-1].add_done_callback(partial(self._look, rank))
-        return coming
-
-    def _look(self, rank: int, done: Future) -> None:
-        try:
-            rpc.value(done)
-        except Exception as error:
-            threading.Thread(target=self.lost, args=(rank, str(error)), daemon=True).start()
-
-    def missing(self) -> list[str]:
-        return [line.node for line in self.lines.values() if line.state == "waiting"]
-
-    def close(self) -> None:
-        for line in self.lines.values():
-            line.close()
 
 
 class Pending(NamedTuple):
@@ -179,22 +103,39 @@ class LeadingHost(Host):
         return super().finish(seconds)
 
 
-class Reception:
-    """What other servers may ask of the first one, beside what all nodes may."""
+class LeadingService(roles.Service):
+    """Also what other servers may ask of the first one."""
+
+    def __init__(self, host: LeadingHost, evaluator: Evaluator):
+        super().__init__(host, evaluator)
+        self.part, self.servers_left = host.parts[0], threading.Event()
 
     def hello_server(self, rank: int) -> dict:
         return self.welcome() | self.host.plan(rank)
 
     def stay(self, rank: int) -> Future:
         """Another server is ready; the future is done when the run is over."""
-        rpc.when_lost(f"ps{rank}", partial(self.host.server_lost, rank))
+        rpc.when_lost(f"ps{rank}", partial(self.server_lost, rank))
         self.host.others.lines[rank].open()
         return self.over
 
     def arrived(self, rank: int, key: Key, finite: bool) -> None:
         self.host.hub.arrived(rank, key, finite)
 
+    def server_lost(self, rank: int, reason: str) -> None:
+        self.host.server_lost(rank, reason)
+
     def goodbye_server(self, rank: int) -> None:
         self.host.gone.add(rank)
         if self.host.gone >= set(self.host.others.lines):
             self.servers_left.set()
+
+    def close(self) -> None:
+        super().close()
+        self.servers_left.wait(roles.HURRY_SECONDS)
+
+
+def serve(job: Job, folder: Path, *listening) -> dict:
+    """The life of the only or the first server: see ``roles.serve``."""
+    kinds = (LeadingHost, LeadingService) if job.engine.servers > 1 else (Host, roles.Service)
+    return roles.serve(job, folder, *listening, kinds=kinds)

@@ -10,7 +10,7 @@ from pathlib import Path
 from socket import socket
 
 from asgd.display import Console
-from asgd.engines import following, processes, roles
+from asgd.engines import following, leading, processes, roles
 from asgd.job import Job, servers
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,8 @@ LAST_SECONDS = 0.5  # for the other nodes then
 def run(job: Job, folder: Path, listener: socket) -> None:
     """Start the nodes and stay until the last one has gone. RuntimeError when the server did not end as it should."""
     config = job.config | {"engine": job.config["engine"] | {"port": listener.getsockname()[1]}}
-    log.info("starting the server and %d workers", job.workers)
+    count = servers(config)
+    log.info("starting %s and %d workers", "the server" if count == 1 else f"{count} servers", job.workers)
     nodes = Nodes(config, folder)
     with processes.catching(nodes.interrupt):
         try:
@@ -135,7 +136,7 @@ def _log_to(path: Path, everything: bool) -> None:
 
 
 def _ps(job: Job, folder: Path, listener: socket, control: Connection) -> None:
-    roles.serve(job, folder, listener, control)
+    leading.serve(job, folder, listener, control)
 
 
 def _server(job: Job, folder: Path, rank: int) -> None:

@@ -153,7 +153,9 @@ class Follower(PartHub):
         super().leave(worker)
 
     def snapshot(self) -> Model:
-        return self.server.snapshot()
+        with self.lock:
+            return self.server.snapshot()
 
     def state(self) -> dict:
-        return self.server.state_dict(self.now)
+        with self.lock:
+            return self.server.state_dict(self.now)

@@ -13,14 +13,11 @@ import torch
 from torch.futures import Future
 
 from asgd import describe
-from asgd.engines import processes, rpc
-from asgd.engines.base import Clock, Exchange, Node, WorkerNode, run_worker
-from asgd.engines.divided import DividedExchange
+from asgd.engines import divided, processes, rpc
+from asgd.engines.base import Clock, Node, WorkerNode, run_worker
 from asgd.engines.evaluators import Evaluator
 from asgd.engines.host import MARK, Host
-from asgd.engines.leading import LeadingHost, Reception
 from asgd.engines.mail import Mail
-from asgd.engines.parts import names
 from asgd.engines.shipping import Inbox, Shipper
 from asgd.job import Job
 from asgd.messages import Model
@@ -109,29 +106,17 @@ class Service(Mail):
             self.evaluator_left.wait(HURRY_SECONDS)
 
 
-class LeadingService(Reception, Service):
-    """The same where the vector is on several servers."""
+def serve(job: Job, folder: Path, listener: socket | None, control: Connection | None = None, *, kinds: tuple) -> dict:
+    """The parameter server's life; returns the summary. ``control`` brings the ends of nodes that died.
 
-    def __init__(self, host: LeadingHost, evaluator: Evaluator):
-        super().__init__(host, evaluator)
-        self.part, self.servers_left = host.parts[0], threading.Event()
-
-    def server_lost(self, rank: int, reason: str) -> None:
-        self.host.server_lost(rank, reason)
-
-    def close(self) -> None:
-        super().close()
-        self.servers_left.wait(HURRY_SECONDS)
-
-
-def serve(job: Job, folder: Path, listener: socket | None, control: Connection | None = None) -> dict:
-    """The parameter server's life; returns the summary. ``control`` brings the ends of nodes that died."""
+    ``kinds`` are those of the host and of the service.
+    """
     engine = job.engine
     torch.set_num_threads(engine.shards or job.threads)
     evaluator = Evaluator(job)
-    several = engine.servers > 1
-    host = (LeadingHost if several else Host)(job, folder, evaluator, engine.on_worker_failure)
-    service = (LeadingService if several else Service)(host, evaluator)
+    host_kind, service_kind = kinds
+    host = host_kind(job, folder, evaluator, engine.on_worker_failure)
+    service = service_kind(host, evaluator)
     store = rpc.open_store(engine.host, engine.port, listener)
     rpc.connect("ps", 0, service, store, engine.interface_name(), threads=job.workers + 4)
     store.set("shared", json.dumps(job.shared()))
@@ -184,21 +169,6 @@ def enlist(job: Job, name: str, rank: int) -> tuple:
     return store, rank, engine.interface_name()
 
 
-def here(server: str) -> str:
-    """The key in the store that says that a server can be called."""
-    return f"here/{server}"
-
-
-def way(job: Job, rank: int, store) -> Exchange:
-    """A worker's exchange, once all servers are there."""
-    engine = job.engine
-    if engine.servers == 1:
-        return rpc.RpcExchange(rank, engine.payload)
-    for name in names(engine.servers)[1:]:
-        rpc.wait_for(store, here(name), engine.join_timeout, f"the server {name} did not come")
-    return DividedExchange(rank, engine.payload, engine.servers)
-
-
 def compare(server: dict, own: dict) -> str:
     """The options that differ, one a line."""
     names = [name for name in sorted(server | own) if server.get(name) != own.get(name)]
@@ -210,7 +180,7 @@ def work(job: Job, rank: int, folder: Path) -> None:
     torch.set_num_threads(job.threads)
     service, name = WorkerService(), f"worker{rank}"
     store, place, interface = enlist(job, name, rank)
-    exchange = way(job, rank, store)
+    exchange = divided.exchange(job, rank, store)
     rpc.connect(name, place, service, store, interface, threads=4)
     welcome = rpc.result(rpc.call("ps", "hello", rank))
     clock = Clock(welcome["clock"])

@@ -71,13 +71,13 @@ class RpcEngine:
 
     def run(self, job: Job, folder: Path) -> None:
         """Be the node that ``role`` says, until the run is over. The server's folder then holds ``summary.json``."""
-        from asgd.engines import following, local, roles
+        from asgd.engines import following, leading, local, roles
 
         role = job.config["role"]
         if role == "all":
             local.run(job, folder, self.listener)
         elif job.leads:
-            roles.serve(job, folder, self.listener)
+            leading.serve(job, folder, self.listener)
         elif role == "ps":
             following.follow(job, job.config["rank"], folder)
         elif role == "worker":
