@@ -10,7 +10,8 @@ from asgd.bench.trial import HOST, Meter
 from asgd.bench.work import GRADIENT, check, sgd
 from asgd.budget import Budget
 from asgd.buffers import Latest
-from asgd.engines import rendezvous, rpc
+from asgd.engines import divided, rendezvous, rpc
+from asgd.engines.base import Exchange
 from asgd.engines.hub import Hub
 from asgd.engines.mail import Mail
 from asgd.messages import Reply, Update
@@ -48,8 +49,8 @@ def serve(meter: Meter, shards: int | None = None) -> None:
 class Exchanging:
     """A worker that has its gradient at once: in its slot from the start, or in memory of its own."""
 
-    def __init__(self, meter: Meter, payload: str):
-        self.rank, self.exchange, self.round = meter.rank, rpc.RpcExchange(meter.rank, payload), 0
+    def __init__(self, meter: Meter, exchange: Exchange):
+        self.rank, self.exchange, self.round = meter.rank, exchange, 0
         self.task = SimpleNamespace(params=torch.zeros(meter.load.size), outbox=None)
         self.exchange.attach(self.task)
         self.gradient = torch.full_like(self.task.params, GRADIENT)
@@ -66,10 +67,11 @@ class Exchanging:
         return over
 
 
-def work(meter: Meter, payload: str, in_slot: bool) -> None:
+def work(meter: Meter, payload: str, in_slot: bool, servers: int = 1) -> None:
     store = rpc.find_store(HOST, meter.port, JOIN_SECONDS)
+    exchange = divided.exchange(meter.rank, payload, servers, store, JOIN_SECONDS)
     rpc.connect(f"worker{meter.rank}", meter.rank, None, store, rendezvous.interface_to(HOST), threads=4)
-    worker = Exchanging(meter, payload)
+    worker = Exchanging(meter, exchange)
     if in_slot:
         worker.into_slot()
     meter.run(worker.step)

@@ -35,7 +35,7 @@ class Session:
     def once(self, name: str, workers: int) -> trial.Sample:
         way, processes = WAYS[name], max(1, workers)
         load = Load(self.shapes, processes, self.threads_of(name, processes), self.seconds)
-        return trial.run(way.server, way.worker, load)
+        return trial.run(way.server, way.worker, load, way.others)
 
     def threads_of(self, name: str, processes: int) -> int:
         if WAYS[name].alone:

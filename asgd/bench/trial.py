@@ -63,16 +63,19 @@ class Meter:
 Main = Callable[[Meter], None]
 
 
-def run(server: Main | None, worker: Main, load: Load) -> Sample:
-    """A trial. RuntimeError when a process fails, or does not end in time; none of them stays."""
+def run(server: Main | None, worker: Main, load: Load, others: tuple[Main, ...] = ()) -> Sample:
+    """A trial. RuntimeError when a process fails, or does not end in time; none of them stays.
+
+    The ``others`` are servers whose ranks come after the workers'.
+    """
     context = multiprocessing.get_context("spawn")
     listener = rendezvous.listen(HOST, 0)
     port = listener.getsockname()[1]
     store = rpc.open_store(HOST, port, listener)  # lives as long as the trial
-    works = [worker] * load.workers if server is None else [server, *[worker] * load.workers]
+    works = [*([] if server is None else [server]), *[worker] * load.workers, *others]
     barrier, nodes = context.Barrier(len(works)), []
     try:
-        for rank, work in enumerate(works, start=load.workers + 1 - len(works)):
+        for rank, work in enumerate(works, start=server is None):
             nodes.append(Node(context, work, load, rank, port, barrier))
         counts, rates, used = zip(*collect(nodes, load.seconds + PATIENCE), strict=True)
     finally:

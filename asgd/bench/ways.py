@@ -4,7 +4,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from asgd.bench import floor, gloo, ours, ray_actors, tutorial
+from asgd.bench import floor, gloo, ours, ray_actors, servers, tutorial
 from asgd.bench.trial import Main
 
 
@@ -21,6 +21,7 @@ class Way(NamedTuple):
     threaded: bool = True
     fewest: int = 1  # workers
     package: str | None = None
+    others: tuple[Main, ...] = ()  # servers beside the first
 
     @property
     def possible(self) -> bool:
@@ -36,6 +37,11 @@ WAYS = {
     "shards": Way(
         "the same, two shards",
         partial(ours.serve, shards=2), partial(ours.work, payload="shared", in_slot=True),
+    ),
+    "servers2": Way(
+        "the same, two servers",
+        servers.lead, partial(ours.work, payload="shared", in_slot=True, servers=servers.COUNT),
+        others=(servers.follow,),
     ),
     "shared": Way(
         "ours, gradient copied into it",

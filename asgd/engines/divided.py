@@ -6,7 +6,6 @@ from torch.futures import Future
 from asgd.engines import rpc, shared
 from asgd.engines.base import Exchange
 from asgd.engines.parts import names, parts
-from asgd.job import Job
 from asgd.messages import Reply, Update
 from asgd.parameters import Blocks
 from asgd.task import Task
@@ -17,14 +16,13 @@ def here(server: str) -> str:
     return f"here/{server}"
 
 
-def exchange(job: Job, rank: int, store) -> Exchange:
-    """A worker's way to the server, or to all of several, once they are there. TimeoutError where they do not come."""
-    engine = job.engine
-    if engine.servers == 1:
-        return rpc.RpcExchange(rank, engine.payload)
-    for name in names(engine.servers)[1:]:
-        rpc.wait_for(store, here(name), engine.join_timeout, f"the server {name} did not come")
-    return DividedExchange(rank, engine.payload, engine.servers)
+def exchange(rank: int, payload: str, servers: int, store, timeout: float) -> Exchange:
+    """A worker's way to the server, or to several once all are there. TimeoutError after ``timeout`` seconds."""
+    if servers == 1:
+        return rpc.RpcExchange(rank, payload)
+    for name in names(servers)[1:]:
+        rpc.wait_for(store, here(name), timeout, f"the server {name} did not come")
+    return DividedExchange(rank, payload, servers)
 
 
 class DividedExchange:

@@ -33,7 +33,7 @@ class FollowingService(Mail):
 
 def follow(job: Job, rank: int, folder: Path) -> None:
     """The server's life, until the run is over."""
-    torch.set_num_threads(job.engine.shards or job.threads)
+    torch.set_num_threads(job.engine.server_threads(job))
     name = f"ps{rank}"
     task = job.task("cpu")
     part = parts(task.params, job.engine.servers)[rank - 1]

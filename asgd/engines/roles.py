@@ -112,7 +112,7 @@ def serve(job: Job, folder: Path, listener: socket | None, control: Connection |
     ``kinds`` are those of the host and of the service.
     """
     engine = job.engine
-    torch.set_num_threads(engine.shards or job.threads)
+    torch.set_num_threads(engine.server_threads(job))
     evaluator = Evaluator(job)
     host_kind, service_kind = kinds
     host = host_kind(job, folder, evaluator, engine.on_worker_failure)
@@ -180,7 +180,7 @@ def work(job: Job, rank: int, folder: Path) -> None:
     torch.set_num_threads(job.threads)
     service, name = WorkerService(), f"worker{rank}"
     store, place, interface = enlist(job, name, rank)
-    exchange = divided.exchange(job, rank, store)
+    exchange = divided.exchange(rank, job.engine.payload, job.engine.servers, store, job.engine.join_timeout)
     rpc.connect(name, place, service, store, interface, threads=4)
     welcome = rpc.result(rpc.call("ps", "hello", rank))
     clock = Clock(welcome["clock"])

@@ -50,6 +50,11 @@ class RpcEngine:
     def interface_name(self) -> str:
         return self.interface or rendezvous.interface_to(self.host)
 
+    def server_threads(self, job: Job) -> int:
+        """Threads of torch in a server; several on this machine share what one would have."""
+        here = self.servers if job.config["role"] == "all" else 1
+        return self.shards or max(1, job.threads // here)
+
     def reserve(self, job: Job) -> None:
         """Take the port before anything is started, where this command is the one that listens. ValueError if taken."""
         check_timing(job)
