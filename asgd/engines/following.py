@@ -46,14 +46,16 @@ def follow(job: Job, rank: int, folder: Path) -> None:
     facts = {"first_parameter": part.start, "parameters": part.stop - part.start}
     node = Node(folder, name, describe.node(job.config, "ps", rank, "cpu", job.threads) | facts, Clock(plan["clock"]))
     shipper = None if roles.is_folder_of(plan["run"], folder) else Shipper(node.folder)
+    farewell = ("server_lost", rank, "it was interrupted")
     try:
         with processes.catching(processes.interrupt):
             staying = rpc.call_later("ps", "stay", rank)
             store.set(here(name), "1")
             rpc.result(staying)
+        farewell = ("goodbye_server", rank)
     finally:
         node.close()
-        roles.leave(shipper, ("goodbye_server", rank))
+        roles.leave(shipper, farewell)
 
 
 def made(job: Job, task, part: slice, state: dict | None) -> Server:

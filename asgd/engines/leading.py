@@ -53,7 +53,7 @@ class LeadingHost(Host):
         self.parts, self.size = parts(vector, job.engine.servers), vector.numel()
         self.others = Others(job.engine.servers, self.server_lost)
         self.states: dict[int, dict] = {}  # where the other servers go on, until they have come
-        self.gone: set[int] = set()
+        self.finished = False
         super().__init__(job, folder, lambda pending: evaluate(pending.whole()), on_worker_failure)
 
     def new_server(self) -> Server:
@@ -84,12 +84,11 @@ class LeadingHost(Host):
         return {"options": options, "state": self.states.pop(rank, None)}
 
     def server_lost(self, rank: int, reason: str) -> None:
-        """A part of the vector is gone, and with it the run; unless that server has said goodbye."""
-        if rank in self.gone:
+        """A part of the vector is gone, and with it the run; unless it is over, or that is known."""
+        if self.finished or self.hub.error:
             return
-        self.gone.add(rank)
-        self.hub.error = self.hub.error or rpc.Lost(f"the server ps{rank} failed: {reason}")
-        log.error("the server ps%d failed: %s", rank, reason)
+        self.hub.error = rpc.Lost(f"the server ps{rank} failed: {reason}")
+        log.error("%s", self.hub.error)
         self.hub.end("error")
         self.server.ended = "error"
 
@@ -100,7 +99,10 @@ class LeadingHost(Host):
 
     def finish(self, seconds: float) -> dict:
         self.others.close()
-        return super().finish(seconds)
+        try:
+            return super().finish(seconds)
+        finally:
+            self.finished = True
 
 
 class LeadingService(roles.Service):
@@ -109,6 +111,7 @@ class LeadingService(roles.Service):
     def __init__(self, host: LeadingHost, evaluator: Evaluator):
         super().__init__(host, evaluator)
         self.part, self.servers_left = host.parts[0], threading.Event()
+        self.staying = set(host.others.lines)
 
     def hello_server(self, rank: int) -> dict:
         return self.welcome() | self.host.plan(rank)
@@ -126,8 +129,8 @@ class LeadingService(roles.Service):
         self.host.server_lost(rank, reason)
 
     def goodbye_server(self, rank: int) -> None:
-        self.host.gone.add(rank)
-        if self.host.gone >= set(self.host.others.lines):
+        self.staying.discard(rank)
+        if not self.staying:
             self.servers_left.set()
 
     def close(self) -> None:

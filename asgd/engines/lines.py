@@ -26,7 +26,7 @@ class Line:
 
     def open(self) -> None:
         with self.lock:
-            self.state, kept = "open", self.kept
+            self.state, kept, self.kept = "open", self.kept, []
             for message, future in kept:
                 self._call(message).add_done_callback(partial(pass_on, future))
 
@@ -77,6 +77,8 @@ class Others:
         try:
             rpc.value(done)
         except Exception as error:
+            if self.lines[rank].state == "closed":  # nobody waits for it
+                return
             threading.Thread(target=self.lost, args=(rank, str(error)), daemon=True).start()
 
     def missing(self) -> list[str]:
