@@ -79,7 +79,8 @@ def check_resumable(config: dict, folder: Path) -> None:
             raise ValueError(f"budget.{name}={limit}: the run in {folder} has had {count} already; give more")
 
 
-FREE = ("engine", "hydra", "device")  # what a replay may choose
+WATCHING = ("tracker", "track", "tensorboard", "trace")
+FREE = ("engine", "hydra", "device", *WATCHING)  # what a replay may choose
 
 
 def adopted(config: dict, overrides: list[str]) -> dict:
@@ -90,7 +91,7 @@ def adopted(config: dict, overrides: list[str]) -> dict:
     if others := [word for word in overrides if key(word).partition(".")[0] not in FREE]:
         raise ValueError(f"engine=replay takes its options from {source}; leave out {' '.join(others)}")
     recorded = recorded_run(Path(source))
-    own = {name: config[name] for name in ("engine", "device")}
+    own = {name: config[name] for name in ("engine", "device", *WATCHING)}
     return recorded | own | {"role": "all", "rank": None, "resume": None}
 
 

@@ -1,12 +1,17 @@
-"""What a person sees of a run: a line that is kept up to date on a terminal, plain lines elsewhere."""
+"""What a person sees of a run: a table that is kept up to date on a terminal, plain lines elsewhere."""
 
 import logging
 import time
+from collections.abc import Callable
+from math import inf
 
 from rich import get_console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.live import Live
 
-PLAIN_SECONDS = 5.0
+from asgd.panel import panel, remaining
+from asgd.progress import View
+
+log = logging.getLogger(__name__)
 
 
 class Console(logging.Handler):
@@ -17,50 +22,63 @@ class Console(logging.Handler):
         get_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def line(figures: dict) -> str:
-    """One line of text; ``figures`` are those of ``Host.figures``."""
-    loss = "-" if figures["loss"] is None else f"{figures['loss']:.4f}"
+def line(view: View) -> str:
+    """One line of text."""
+    progress, loss = view.progress, view.progress.loss.value
+    judged = progress.judged
+    accuracy = "" if judged is None or judged.accuracy is None else f"  accuracy {judged.accuracy:.4f}"
     return (
-        f"{figures['updates']} updates  {figures['rate']:.{0 if figures['rate'] >= 10 else 1}f}/s  loss {loss}  "
-        f"staleness {figures['staleness']:.2f}  workers {figures['alive']}/{figures['workers']}  "
-        f"left {remaining(figures)}"
+        f"{view.updates} updates  {view.rate:.{0 if view.rate >= 10 else 1}f}/s  "
+        f"loss {'-' if loss is None else f'{loss:.4f}'}{accuracy}  staleness {progress.staleness.value or 0:.2f}  "
+        f"workers {view.alive}/{view.workers}  left {remaining(view)}"
     )
 
 
-def remaining(figures: dict) -> str:
-    """Time left, m:ss, from the budget used so far."""
-    if not figures["fraction"]:
-        return "?"
-    seconds = round(figures["seconds"] * max(0.0, 1 / figures["fraction"] - 1))
-    return f"{seconds // 60}:{seconds % 60:02d}"
-
-
 class Display:
-    """Shows ``figures`` each time ``show`` is called: live on a terminal, else as a line every few seconds."""
+    """Shows a run each time ``show`` is called and one is due: live on a terminal, else as a line every few seconds.
+
+    It takes at most one part in ``PAUSE`` of one core, and what goes wrong in it ends the display and not the run.
+    """
+
+    PAUSE = 100  # times as long as a look took, before the next one
+    LIVE, PLAIN = 0.5, 5.0  # seconds between two looks, at least
 
     def __init__(self):
-        columns = (BarColumn(bar_width=24), TextColumn("{task.percentage:3.0f} %  {task.description}"))
         self.live = get_console().is_terminal
-        self.progress = Progress(*columns, console=get_console(), auto_refresh=False, transient=True)
-        self.bar = self.progress.add_task("", total=1.0)
-        self.shown = time.monotonic()
+        self.period = self.LIVE if self.live else self.PLAIN
+        self.screen = Live(console=get_console(), auto_refresh=False, transient=True) if self.live else None
+        self.due = time.monotonic() + (0.0 if self.live else self.period)
 
     def __enter__(self):
         if self.live:
-            self.progress.start()
+            self.screen.start()
         return self
 
     def __exit__(self, *_):
         if self.live:
-            self.progress.stop()
+            self._guarded(self.screen.stop)
 
-    def show(self, figures: dict) -> None:
+    def show(self, look: Callable[[], View]) -> None:
+        """``look`` is called where it is time."""
+        if time.monotonic() >= self.due:
+            begun = time.thread_time()
+            self._guarded(lambda: self._draw(look()))
+            pause = max(self.period, self.PAUSE * (time.thread_time() - begun))
+            self.due = max(self.due, time.monotonic() + pause)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:
+            self.due = inf
+            log.warning("the display has ended, the run goes on: %s", error)
+
+    def _draw(self, view: View) -> None:
         if self.live:
-            self.progress.update(self.bar, completed=min(figures["fraction"], 1.0), description=line(figures))
-            self.progress.refresh()
-        elif time.monotonic() - self.shown >= PLAIN_SECONDS:
-            self.shown = time.monotonic()
-            get_console().print(f"{figures['fraction']:4.0%}  {line(figures)}", highlight=False, soft_wrap=True)
+            width, height = get_console().size
+            self.screen.update(panel(view, width, height), refresh=True)
+        else:
+            get_console().print(f"{view.fraction:4.0%}  {line(view)}", highlight=False, soft_wrap=True)
 
 
 def report(summary: dict, folder: str, unit: str = "s") -> str:

@@ -19,6 +19,12 @@ def _row(now: float, model: Model, samples: int, judged: tuple) -> tuple:
     return now, model.version, model.version, samples, loss, accuracy, top_k_accuracy
 
 
+def _record(evaluations: "Evaluations | Inline", row: tuple) -> None:
+    evaluations.table.row(*row)
+    for tell in evaluations.told:
+        tell(row)
+
+
 class Evaluations:
     """``evaluate(model)`` returns (loss, accuracy, samples, top-k accuracy); it is called in a thread of its own.
 
@@ -31,6 +37,7 @@ class Evaluations:
     def __init__(self, folder: Path, evaluate: Callable):
         self.table = Table(folder / "evaluation.csv", EVALUATION)
         self.evaluate, self.last_version = evaluate, -1
+        self.told: list[Callable] = []  # who is given each row as well
         self.pending: queue.Queue = queue.Queue()
         self.thread = threading.Thread(target=self._run, name="evaluations", daemon=True)
         self.thread.start()
@@ -57,7 +64,7 @@ class Evaluations:
             except Exception as error:
                 log.error("the evaluation of version %d failed: %s", model.version, error)
                 continue
-            self.table.row(*_row(now, model, samples, judged))
+            _record(self, _row(now, model, samples, judged))
 
     def abandon(self) -> None:
         """Leave out all that is still waiting."""
@@ -76,12 +83,13 @@ class Inline:
     def __init__(self, folder: Path, evaluate: Callable):
         self.table = Table(folder / "evaluation.csv", EVALUATION)
         self.evaluate, self.last_version = evaluate, -1
+        self.told: list[Callable] = []
 
     def submit(self, model: Model, samples: int, now: float) -> None:
         """Evaluate a snapshot, once per version."""
         if model.version != self.last_version:
             self.last_version = model.version
-            self.table.row(*_row(now, model, samples, self.evaluate(model)))
+            _record(self, _row(now, model, samples, self.evaluate(model)))
 
     def abandon(self) -> None:
         """Nothing is ever waiting."""

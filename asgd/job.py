@@ -17,6 +17,7 @@ from asgd.parameters import Parameters
 from asgd.records import SUMMARY, flatten
 from asgd.server import Server
 from asgd.task import Evaluation, Task, build_task, check_outputs, plain
+from asgd.trackers import Nothing, TensorBoard, Tracker
 from asgd.workers import GradientWorker
 
 ROLES = ("all", "ps", "worker", "evaluator")
@@ -53,8 +54,8 @@ class Job:
         for part in ("evaluate", "checkpoint"):
             if self.config[part]["every"] < 0:
                 raise ValueError(f"{part}.every={self.config[part]['every']}: updates between two, 0 for none")
-        if self.config["checkpoint"]["keep"] < 1:
-            raise ValueError(f"checkpoint.keep={self.config['checkpoint']['keep']}: 1 or more")
+        at_least_one("checkpoint.keep", self.config["checkpoint"]["keep"])
+        self.check_trackers()
         self.timing.check(self.workers)
         if self.config["role"] != "ps":
             self.dataset.check()
@@ -63,6 +64,18 @@ class Job:
         if self.leads:  # it may have to count all samples
             self.server(task)
         self.worker(task, rank=1, session=0)
+
+    def check_trackers(self) -> None:
+        """ValueError for what the server's node cannot write to."""
+        if self.config["role"] in ("all", "ps"):
+            at_least_one("track.every", self.config["track"]["every"])
+            for tracker in self.trackers():
+                tracker.check()
+
+    def trackers(self) -> list[Tracker]:
+        """Where figures of the run go besides its folder."""
+        chosen = [] if isinstance(self.parts["tracker"], Nothing) else [self.parts["tracker"]]
+        return chosen + [TensorBoard()] * self.config["tensorboard"]
 
     def task(self, device: str | torch.device | None = None) -> Task:
         """The model at its initial parameters, the same in every process."""
@@ -144,6 +157,11 @@ def servers(config: dict) -> int:
 def leads(config: dict) -> bool:
     """Whether the configuration is of a whole run, or of its first or only server."""
     return config["role"] == "all" or (config["role"] == "ps" and config["rank"] in (None, 1))
+
+
+def at_least_one(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}={value}: 1 or more")
 
 
 def choose(name: str, value: str, allowed) -> None:

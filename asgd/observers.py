@@ -4,36 +4,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asgd.messages import Event
+from asgd.progress import Progress
 from asgd.records import UPDATES, Table
 
-
-class Status:
-    """The last figures, for the display: ``loss`` and ``staleness`` are running means over some 100 pushes."""
-
-    MEMORY = 100
-
-    def __init__(self):
-        self.pushes, self.loss, self.staleness = 0, None, 0.0
-
-    def event(self, event: Event) -> None:
-        if event.event != "push" or not event.applied:
-            return
-        self.pushes += 1
-        share = 1 / min(self.pushes, self.MEMORY)
-        if event.loss is not None:
-            self.loss = event.loss if self.loss is None else self.loss + share * (event.loss - self.loss)
-        self.staleness += share * (event.staleness - self.staleness)
+SHOWN = 32  # events of each flush that the display is told of
 
 
 class UpdateLog:
-    """``updates.csv``: one row per event, in the order of arrival, each at once. ``rows`` includes those of before."""
+    """``updates.csv``: one row per event, in the order of arrival, each at once. ``rows`` includes those of before.
 
-    def __init__(self, folder: Path, rows: int = 0):
-        self.table, self.rows, self.status = Table(folder / "updates.csv", UPDATES), rows, Status()
+    ``clock`` tells how long the server took for it: from the time of the event to here, where its replies are ready.
+    """
+
+    def __init__(self, folder: Path, rows: int = 0, clock: Callable[[], float] | None = None):
+        self.table, self.rows, self.progress = Table(folder / "updates.csv", UPDATES), rows, Progress()
+        self.clock = clock
 
     def event(self, event: Event) -> None:
-        self.table.write(event)
-        self.status.event(event)
+        took = self.clock() - event.time_s if self.clock else None
+        self.table.write((*event, took))
+        self.progress.event(event)
+        self.progress.apply.add(took)
         self.rows += 1
 
     def version(self, server, now: float) -> None:
@@ -44,19 +35,22 @@ class UpdateLog:
 
 
 class BufferedLog(UpdateLog):
-    """The same rows, written together at each ``flush``: for virtual time, where thousands come in a moment."""
+    """The same rows, written together at each ``flush``: for virtual time, where thousands come in a moment.
 
-    ROW = ",".join(["%s"] * len(UPDATES)) + "\n"  # as the csv module writes numbers and names, in less time
+    The server takes no time there. The display is told of the last of them.
+    """
 
-    def __init__(self, folder: Path, rows: int = 0):
+    ROW = ",".join(["%s"] * len(Event._fields)) + ",\n"  # as the csv module writes numbers and names, in less time
+
+    def __init__(self, folder: Path, rows: int = 0, clock: Callable[[], float] | None = None):
         super().__init__(folder, rows)
         self.pending: list[Event] = []
         self.event = self.pending.append
 
     def flush(self) -> None:
         self.table.file.write("".join(map(self.ROW.__mod__, self.pending)).replace("None", ""))
-        for event in self.pending[-Status.MEMORY :]:
-            self.status.event(event)
+        for event in self.pending[-SHOWN:]:
+            self.progress.event(event)
         self.rows += len(self.pending)
         self.pending.clear()
         super().flush()

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-UPDATES = "time_s event worker round version staleness applied loss accuracy samples waiting bytes".split()
+UPDATES = "time_s event worker round version staleness applied loss accuracy samples waiting bytes apply_s".split()
 EVALUATION = "time_s version updates samples loss accuracy top_k_accuracy".split()
-METRICS = "time_s epoch batch loss accuracy version compute_s wait_s samples".split()
+METRICS = "time_s epoch batch loss accuracy version compute_s wait_s samples data_s".split()
 LEASES = "time_s event worker epoch shard first stop".split()
 SYSTEM = "time_s cpu_percent memory_percent memory_mb net_sent_mb net_recv_mb".split()
 

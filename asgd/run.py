@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asgd import command_line, describe, environment, results
+from asgd import command_line, describe, environment, results, trace
 from asgd.display import report
 from asgd.job import Job, leads
 from asgd.records import write_json
@@ -110,12 +110,22 @@ def conclude(job: Job, folder: Path) -> float | None:
     """Print the end of the run and return what it was for."""
     summary = results.summary(folder)
     log.info(report(summary, str(folder), getattr(job.engine, "seconds", "s")))
+    if job.config["trace"]:
+        draw(folder)
     ended = getattr(job.engine, "ended", summary["ended"])  # a replay's summary says how its source ended
     if ended == "interrupted":
         raise KeyboardInterrupt  # a sweep ends here as well
     if ended == "error":
         raise Failed(f"the run ended in an error; see {folder / 'run.log'}")
     return summary[job.config["objective"]]
+
+
+def draw(folder: Path) -> None:
+    """The timeline; a run that is over does not fail for it."""
+    try:
+        log.info("timeline: %s", trace.write(folder))
+    except (ValueError, OSError) as error:
+        log.error("no timeline: %s", error)
 
 
 def discard(folder: Path) -> None:

@@ -107,8 +107,8 @@ def work(
 ) -> None:
     """A worker's life: get a model, answer it, and so on until the server says stop.
 
-    Each round is a row: ``compute_s`` without, ``wait_s`` with the time that data and the server's reply took. The
-    ``extra`` seconds of each round are slept, and count as computing.
+    Each round is a row: ``compute_s`` without, ``wait_s`` with the time that data (``data_s``) and the server's reply
+    took. The ``extra`` seconds of each round are slept, and count as computing.
     """
     reply = exchange.join(worker.rank, worker.session)
     while reply.model is not None:
@@ -120,7 +120,7 @@ def work(
         reply = exchange.push(update)
         accuracy = None if update.correct is None else update.correct / update.samples
         place = (clock(), worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
-        metrics.row(*place, computed - start - data, clock() - computed + data, update.samples)
+        metrics.row(*place, computed - start - data, clock() - computed + data, update.samples, data)
 
 
 class Node:

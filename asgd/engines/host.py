@@ -63,7 +63,7 @@ class Host(Recorder):
                 if not self.server.started and self.clock() - self.clock_start > join_timeout:
                     self._give_up(join_timeout)
                 self.hub.tick()
-                display.show(self.figures())
+                display.show(self.view)
 
     def _until_next_look(self) -> float:
         """Seconds: to the deadline of the budget if that is near, when only ``tick`` can end the run."""

@@ -6,16 +6,20 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from asgd import audit, checkpoints, describe, results
+from asgd import audit, checkpoints, describe, progress, results
 from asgd.engines.base import Clock, Node
-from asgd.job import Job
+from asgd.job import Job, flatten
 from asgd.messages import Model
 from asgd.observers import Every, UpdateLog
+from asgd.progress import View
 from asgd.records import LEASES, Table
 from asgd.server import Server
 from asgd.summary import summarise
+from asgd.tracking import Tracking, opener
 
 log = logging.getLogger(__name__)
+
+TRACKING_SECONDS, HURRY_SECONDS = 60.0, 1.0  # for the trackers at the end, and after Ctrl-C
 
 
 class Recorder:
@@ -32,11 +36,13 @@ class Recorder:
         self.server, self.lease_rows = self.new_server(), 0
         state = self._resumed()
         self.clock_start = self.clock()
-        parameters = describe.node(job.config, "ps", None, "cpu", job.threads) | facts
+        limits = {"limits": self.server.budget.limits}
+        parameters = describe.node(job.config, "ps", None, "cpu", job.threads) | limits | facts
         self.node = Node(folder, "ps", parameters, clock.real)
         self.evaluations = evaluations(self.node.folder)
-        self.updates = log(self.node.folder, state["events"] if state else 0)
-        self.status, self.interrupted = self.updates.status, threading.Event()
+        self.updates = log(self.node.folder, state["events"] if state else 0, clock)
+        self.reading = progress.Reading(folder, progress=self.updates.progress)
+        self.interrupted = threading.Event()
         self.checkpoints = checkpoints.Checkpoints(folder, job.config["checkpoint"]["keep"], self.completed)
         self.failed: dict[int, str] = {}
         self.skipped = 0  # broken samples
@@ -45,6 +51,7 @@ class Recorder:
         self.evaluates, self.saves = (self._every(name) for name in ("evaluate", "checkpoint"))
         acting = [Every(self.evaluates, self.evaluate), Every(self.saves, self.checkpoint)]
         self.server.observers = [self.updates] + [each for each in acting if each.every]
+        self.tracking = self._tracked()
         if state and self.server.version not in results.evaluation(folder).version.values:
             acting[0].version(self.server, self.clock())  # the run was killed before this one was ready
 
@@ -82,6 +89,17 @@ class Recorder:
 
         self.server.leases.record = record
 
+    def _tracked(self) -> Tracking | None:
+        """The trackers' observer, where there are any."""
+        if not (trackers := self.job.trackers()):
+            return None
+        parameters = flatten(self.job.config)
+        open = opener(self.folder, parameters, self.clock(), self.server.version)
+        tracking = Tracking(trackers, self.job.config["track"]["every"], open)
+        self.server.observers.append(tracking)
+        self.evaluations.told.append(tracking.evaluation)
+        return tracking
+
     def _every(self, action: str) -> int:
         """Updates between two; 0, never, where there are no parameters to look at."""
         return self.job.config[action]["every"] if self.server.parameters.vector.numel() else 0
@@ -113,21 +131,23 @@ class Recorder:
         rows = {"events": self.updates.rows, "lease_rows": self.lease_rows}
         return {"config": config, "server": self.server.state_dict(now), "clock": now} | rows
 
-    def figures(self) -> dict:
+    def view(self) -> View:
         """The state of the run, for the display. Rate and seconds are of real time."""
-        server, real = self.server, time.monotonic()
-        used = server.budget.fraction(server.version, server.samples, server.training_seconds(self.clock()))
+        server, real, now = self.server, time.monotonic(), self.clock()
         (then, version), self.rate_mark = self.rate_mark, (real, server.version)
-        return {
-            "updates": server.version,
-            "rate": (server.version - version) / max(real - then, 1e-9),
-            "loss": self.status.loss,
-            "staleness": self.status.staleness,
-            "alive": len(server.ledger.active()),
-            "workers": self.job.workers,
-            "seconds": server.seconds + real - self.begun,
-            "fraction": used,
-        }
+        return View(
+            title=str(self.folder),
+            options=[],
+            state="running",
+            updates=server.version,
+            rate=(server.version - version) / max(real - then, 1e-9),
+            seconds=server.seconds + real - self.begun,
+            fraction=server.budget.fraction(server.version, server.samples, server.training_seconds(now)),
+            alive=len(server.ledger.active()),
+            workers=self.job.workers,
+            now=now,
+            progress=self.reading.read(),
+        )
 
     def finish(self, seconds: float) -> dict:
         """The last evaluation and checkpoint, the audit and the summary. ``seconds`` is the training time."""
@@ -145,6 +165,8 @@ class Recorder:
         self.updates.flush()
         broken = self._audit()
         summary = summarise(self.folder, self.server, seconds, self.skipped, len(self.failed))
+        if self.tracking:
+            self.tracking.close(summary, HURRY_SECONDS if interrupted else TRACKING_SECONDS)
         if broken:
             raise broken
         return summary

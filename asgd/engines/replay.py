@@ -74,7 +74,7 @@ class Replay:
                 self.repeat(event)
                 if self.tape.at % SHOW_EVENTS == 0:
                     self.recorder.updates.flush()
-                    display.show(self.recorder.figures())
+                    display.show(self.recorder.view)
                 if self.recorder.interrupted.is_set():
                     return
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from asgd import audit, results
 from asgd.messages import Event
+from asgd.records import UPDATES
 
 KINDS = (float, str, int, int, int, int, int, float, float, int, int, int)  # of an Event's fields
 
@@ -61,9 +62,9 @@ def read(path: Path) -> list[Event]:
 
 
 def event(path: Path, number: int, row: list[str]) -> Event:
-    """A row, which in older records has no ``bytes``."""
+    """A row, which in older records has no ``bytes``; how long the server took is not repeated."""
     try:
-        if not len(KINDS) - 1 <= len(row) <= len(KINDS):
+        if not len(KINDS) - 1 <= len(row) <= len(UPDATES):
             raise ValueError
         return Event(*(kind(text) if text else None for kind, text in zip(KINDS, row, strict=False)))
     except ValueError as error:

@@ -99,7 +99,7 @@ class Cluster:
                 while time.monotonic() < until and not self.server.ended:
                     self.arrivals(until)
                     recorder.updates.flush()
-                display.show(recorder.figures())
+                display.show(recorder.view)
                 if recorder.interrupted.is_set():
                     self.server.end("interrupted")
 

@@ -1,0 +1,236 @@
+"""What every node of a run did when, from the run's tables.
+
+The server's table says when it took up each arrival and for how long; a worker's own how long it computed and waited,
+by the same clock. In virtual time there is only the former, and ``timing`` says how long messages were on their way.
+"""
+
+import json
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import NamedTuple
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from asgd.jobs import Job, Walk, following
+from asgd.tails import Tail
+from asgd.timing import Timing
+
+SERVER = 0
+SERVING, COMPUTING, EXCHANGING = "serving", "computing", "exchanging"  # tracks
+
+
+class Slice(NamedTuple):
+    """``node`` (0 is the server, others are workers) does ``name`` from ``begin`` to ``end`` [s], on one ``track``."""
+
+    node: int
+    track: str
+    name: str
+    begin: float
+    end: float
+    facts: dict
+
+
+class Arrow(NamedTuple):
+    """From a moment in one slice to a moment in another, each as (node, track, time)."""
+
+    name: str
+    source: tuple[int, str, float]
+    target: tuple[int, str, float]
+
+
+class Record:
+    """The tables of the run in a ``folder``. ValueError where its server has written none."""
+
+    def __init__(self, folder: Path):
+        self.events = list(Tail(folder / "stats/ps/updates.csv").rows())
+        if not self.events or not (folder / "parameters.json").exists():
+            raise ValueError(f"{folder}: no run there that has a parameters.json and events in stats/ps/updates.csv")
+        parameters = json.loads((folder / "parameters.json").read_text())
+        self.config, self.model_bytes = parameters["config"], parameters["bytes_per_update"]
+        tables = {path.parent.name: path for path in sorted(folder.glob("stats/worker*/training_metrics.csv"))}
+        self.rounds = {int(name.removeprefix("worker")): list(Tail(path).rows()) for name, path in tables.items()}
+        self.jobs = list(Walk(self.events))
+        self.next = following(self.jobs)
+        self.shifts = shifts(self)
+
+    @property
+    def virtual(self) -> bool:
+        return self.config["engine"]["_target_"].endswith("VirtualEngine")
+
+    @cached_property
+    def timing(self) -> Timing | None:
+        """The delays of a run in virtual time; elsewhere workers have slept them."""
+        return instantiate(OmegaConf.create(self.config["timing"]), _convert_="all") if self.virtual else None
+
+    def round(self, job: Job) -> tuple | None:
+        """The worker's own row of a job."""
+        rows = self.rounds.get(job.row.worker, ())
+        return rows[job.row.round] if job.row.round < len(rows) else None
+
+    def end_of(self, index: int) -> float:
+        """When the server was done with an event."""
+        return self.events[index].time_s + (getattr(self.events[index], "apply_s", None) or 0.0)
+
+
+def timeline(record: Record, start: float = -inf, stop: float = inf) -> tuple[list[Slice], list[Arrow]]:
+    """The slices and arrows of jobs that overlap the time from ``start`` to ``stop`` [s], and all of the server's.
+
+    On each track no slice overlaps another, but for rounding.
+    """
+    served, ways = serving(record), Ways(record)
+    slices, arrows = list(served), []
+    for job in record.jobs:
+        way = ways.of(job)
+        if job.row.time_s < start or record.events[job.asked].time_s > stop:
+            continue
+        row = record.round(job)
+        own = derived(record, job, *way) if row is None else measured(record, job, row)
+        slices += own
+        arrows += arrows_of(job, own, served)
+    return slices, arrows
+
+
+# The server
+
+
+def serving(record: Record) -> list[Slice]:
+    """A slice for each event. In virtual time ``timing.service`` ends with it, on real engines it began with it."""
+    draws = record.timing.service_draws() if record.timing else None
+    slices, free = [], 0.0
+    for index, row in enumerate(record.events):
+        end = record.end_of(index)
+        spent = next(draws) if draws and row.event == "push" else 0.0
+        begin = max(row.time_s - spent, free) if spent else row.time_s
+        slices.append(Slice(SERVER, SERVING, deed(row), begin, end, facts(row)))
+        free = end
+    return slices
+
+
+def deed(row: tuple) -> str:
+    """What the server did: ``apply`` or ``discard`` of a push, else the event."""
+    return row.event if row.event != "push" else "apply" if row.applied else "discard"
+
+
+def facts(row: tuple) -> dict:
+    names = ("worker", "round", "version", "staleness", "loss", "waiting", "bytes")
+    return {name: value for name in names if (value := getattr(row, name, None)) is not None}
+
+
+# A worker
+
+
+def measured(record: Record, job: Job, row: tuple) -> list[Slice]:
+    """A round as the worker has recorded it: it waits for data, computes, and waits while the server has its turn."""
+    ended = row.time_s + record.shifts[job.row.worker]
+    data, computed = row_data(row), ended - exchanged(row)
+    begin = computed - row.compute_s
+    arrived = within(job.row.time_s, computed, ended)
+    answered = within(answer(record, job), arrived, ended)
+    worker, marks = job.row.worker, {"version": job.version, "round": job.row.round}
+    return [
+        Slice(worker, COMPUTING, "data", begin - data, begin, {}),
+        Slice(worker, COMPUTING, "compute", begin, computed, marks | {"loss": row.loss}),
+        Slice(worker, EXCHANGING, "push", computed, arrived, marks),
+        Slice(worker, EXCHANGING, "wait", arrived, answered, {}),
+        Slice(worker, EXCHANGING, "pull", answered, ended, {}),
+    ]
+
+
+def row_data(row: tuple) -> float:
+    """Seconds of a round in which data were waited for; tables of before have no such column."""
+    return getattr(row, "data_s", None) or 0.0
+
+
+def exchanged(row: tuple) -> float:
+    """Seconds from the end of computing to the reply."""
+    return row.wait_s - row_data(row)
+
+
+def shifts(record: Record) -> dict[int, float]:
+    """Seconds to add to each worker's times: the least with which no update is taken up before it is computed, and no
+    reply comes before the server is done. A worker's clock was set by one message, so it is late by that one's way.
+    """
+    least, most = dict.fromkeys(record.rounds, -inf), dict.fromkeys(record.rounds, inf)
+    for job in record.jobs:
+        if row := record.round(job):
+            worker, computed = job.row.worker, row.time_s - exchanged(row)
+            least[worker] = max(least[worker], record.end_of(job.index) - row.time_s)
+            most[worker] = min(most[worker], job.row.time_s - computed)
+    return {worker: nearest_zero(least[worker], most[worker]) for worker in record.rounds}
+
+
+def nearest_zero(least: float, most: float) -> float:
+    """Between both; clocks that have drifted apart leave nothing between, and are wrong by as much on each side."""
+    return within(0.0, least, most) if least <= most else (least + most) / 2
+
+
+def answer(record: Record, job: Job) -> float:
+    """When the server answered the job's push: with the model of the worker's next job; at the end, with none."""
+    after = record.next.get(job.index)
+    if after is None:
+        return record.events[-1].time_s
+    return record.end_of(after.asked if after.dropped else after.given)
+
+
+def within(time: float, least: float, most: float) -> float:
+    return min(max(time, least), most)
+
+
+class Ways:
+    """Virtual seconds that the messages of each job are on their way, as the engine has drawn them."""
+
+    def __init__(self, record: Record):
+        self.record, self.draws = record, {}
+
+    def of(self, job: Job) -> tuple[float, float]:
+        """(down, up). A job that was dropped before has drawn as well."""
+        if self.record.timing is None:
+            return 0.0, 0.0
+        for _ in range(job.dropped):
+            self._next(job)
+        return self._next(job)
+
+    def _next(self, job: Job) -> tuple[float, float]:
+        if job.row.worker not in self.draws:
+            self.draws[job.row.worker] = [self._stream(job, *each) for each in self.record.timing.links.items()]
+        down, up = (0.0 if draws is None else next(draws) for draws in self.draws[job.row.worker])
+        return down, up
+
+    def _stream(self, job: Job, name: str, link):
+        size = job.row.bytes if name == "uplink" else self.record.model_bytes
+        return link.draws(self.record.timing.seed, name, job.row.worker, size)
+
+
+def derived(record: Record, job: Job, down: float, up: float) -> list[Slice]:
+    """A round of which the worker has left no record: in virtual time computing lasts as long as no message travels.
+
+    ``down`` and ``up``: seconds that its messages took.
+    """
+    events, marks = record.events, {"version": job.version, "round": job.row.round}
+    asked, given = (events[index].time_s for index in (job.asked, job.given))
+    pulled = min(given + down, job.row.time_s)
+    sent = max(pulled, job.row.time_s - up)
+    held = (COMPUTING, "dropped") if job.dropped else (EXCHANGING, "wait")
+    parts = [
+        (*held, asked, given, {}),
+        (EXCHANGING, "pull", given, pulled, {}),
+        (COMPUTING, "compute" if record.virtual else "round", pulled, sent, marks | {"loss": job.row.loss}),
+        (EXCHANGING, "push", sent, job.row.time_s, marks),
+    ]
+    return [Slice(job.row.worker, *part) for part in parts if part[3] > part[2] or "loss" in part[4]]
+
+
+# Versions and updates on their way
+
+
+def arrows_of(job: Job, own: list[Slice], served: list[Slice]) -> list[Arrow]:
+    """From the server's slice that gave the model to the computing on it; from there to the slice that took it."""
+    work = next(each for each in own if each.name in ("compute", "round"))
+    sent = next((each for each in own if each.name == "push"), work)
+    gave, took = served[job.given], served[job.index]
+    return [
+        Arrow("version", (SERVER, SERVING, gave.begin), (work.node, work.track, work.begin)),
+        Arrow("push", (sent.node, sent.track, sent.begin), (SERVER, SERVING, took.begin)),
+    ]

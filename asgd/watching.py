@@ -1,0 +1,109 @@
+"""A run folder at one moment, from its files alone: how far the run is, and whether it still goes on."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+from asgd.budget import Budget
+from asgd.progress import Reading, View
+from asgd.tails import Tail
+
+SILENT = 10.0  # seconds without a sign of a run that writes one each second
+APART = ("stats", "checkpoints", ".hydra", "tensorboard", "wandb", "mlflow")  # folders in which there are no runs
+RECENT = 1 << 16  # bytes
+
+
+class Watched:
+    """A run that may be going on, have ended or have been killed; ``look`` again and again."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.reading = folder, Reading(folder, events=True)
+        self.system, self.elapsed = Tail(folder / "stats/ps/system_stats.csv", RECENT), 0.0
+        self.mark: tuple[float, int] | None = None  # when it was looked at last, and the version then
+
+    def look(self) -> View:
+        """ValueError where there is no run."""
+        config, node = self._json("parameters.json"), self._json("stats/ps/parameters.json")
+        if config is None:
+            raise ValueError(f"{self.folder}: no run folder, it has no parameters.json")
+        summary, progress = self._json("summary.json"), self.reading.read()
+        for row in self.system.rows():
+            self.elapsed = row.time_s
+        here, workers = progress.here, config["config"]["workers"]
+        rate, seconds = self._rate(progress.version), self.elapsed
+        if summary:
+            here, rate, seconds = workers - summary["failed_workers"], summary["updates_per_s"], summary["seconds"]
+        return View(
+            title=str(self.folder),
+            options=config["overrides"],
+            state=self._state(summary),
+            updates=progress.version,
+            rate=rate,
+            seconds=seconds,
+            fraction=self._fraction(node or {}, progress, summary),
+            alive=here,
+            workers=workers,
+            now=progress.time,
+            progress=progress,
+            ended=bool(summary),
+        )
+
+    def _json(self, name: str) -> dict | None:
+        try:
+            return json.loads((self.folder / name).read_text())
+        except (OSError, ValueError):  # not there, or being claimed
+            return None
+
+    def _rate(self, version: int) -> float:
+        """Updates per second since the last look; at first, since the run began."""
+        now = time.monotonic()
+        then, before = self.mark or (now - self.elapsed, 0)
+        self.mark = now, version
+        return (version - before) / (now - then) if now > then else 0.0
+
+    def _fraction(self, node: dict, progress, summary: dict | None) -> float:
+        """How much of the budget is used."""
+        if summary and summary["ended"] == "budget":
+            return 1.0
+        if not node.get("limits"):
+            return 0.0
+        seconds = 0.0 if progress.begin is None else progress.time - progress.begin
+        return Budget(**node["limits"]).fraction(progress.version, progress.samples, seconds)
+
+    def _state(self, summary: dict | None) -> str:
+        """running, or how and when it ended, or for how long there has been no sign of it."""
+        if summary:
+            return f"ended: {summary['ended']}"
+        since = time.time() - self.last_sign()
+        if since < SILENT:
+            return "running" if self.reading.updates.at else "starting"
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.last_sign()))
+        return f"silent since {when}"
+
+    def last_sign(self) -> float:
+        """When the server last wrote, in seconds of the calendar."""
+        names = ("parameters.json", "stats/ps/system_stats.csv", "stats/ps/updates.csv")
+        return max((self.folder / name).stat().st_mtime for name in names if (self.folder / name).exists())
+
+
+def runs(root: Path) -> list[Path]:
+    """The run folders at and under ``root``, in the order of their paths."""
+    found = []
+    for path, folders, files in os.walk(root):
+        if "parameters.json" in files:
+            found.append(Path(path))
+        folders[:] = [] if "parameters.json" in files else [name for name in folders if name not in APART]
+    return sorted(found, key=order)
+
+
+def order(folder: Path) -> list:
+    """Names in the order of the numbers in them: run 10 comes after run 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in folder.parts]
+
+
+def newest(root: Path) -> Path:
+    """The run under ``root`` that was started last. ValueError without any."""
+    if not (found := runs(root)):
+        raise ValueError(f"{root}: no run there; give the folder of one")
+    return max(found, key=lambda folder: (folder / "parameters.json").stat().st_mtime)
