@@ -6,13 +6,12 @@ microseconds, in order. https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5
 """
 
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from asgd.data import words
+from asgd import words
 from asgd.timeline import COMPUTING, EXCHANGING, SERVER, SERVING, Arrow, Record, Slice, timeline
 
 USAGE = "python -m asgd.trace FOLDER [start=0] [stop=10] [out=trace.json]"
@@ -25,10 +24,14 @@ TRACKS = {SERVING: 0, COMPUTING: 0, EXCHANGING: 1}
 class Options:
     """What can be said on the command line."""
 
-    folder: str = words.option("a run folder")
+    folders: tuple[str, ...] = words.places("a run folder, or several")
     start: float = words.option("seconds of the run's time", default=0.0)
     stop: float = words.option("seconds of the run's time; null: to the end", default=inf)
     out: str | None = words.option(f"the file to write; null: {NAME} in the run folder", default=None)
+
+    def __post_init__(self):
+        if not self.folders or (self.out and len(self.folders) > 1):
+            raise ValueError(f"{len(self.folders)} run folders: give one, or several without out=")
 
 
 def write(folder: Path, path: Path | None = None, start: float = 0.0, stop: float = inf) -> Path:
@@ -108,10 +111,10 @@ def finite(value):
 
 
 def main(given: Options) -> None:
-    path = write(Path(given.folder), given.out and Path(given.out), given.start, given.stop)
-    print(f"{path}: open it at https://ui.perfetto.dev or chrome://tracing")
+    for folder in given.folders:
+        path = write(Path(folder), given.out and Path(given.out), given.start, given.stop)
+        print(f"{path}: open it at https://ui.perfetto.dev or chrome://tracing")
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = [word if "=" in word or word.startswith("-") else f"folder={word}" for word in sys.argv[1:]]
     words.main(Options, main, USAGE, "nothing was written")

@@ -11,10 +11,11 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from asgd.data import words
+from asgd import words
 from asgd.panel import panel, several
 from asgd.progress import View
-from asgd.watching import Watched, newest, runs
+from asgd.results.folders import runs
+from asgd.watching import Watched, newest
 
 USAGE = "python -m asgd.watch [FOLDER] [once=true] [every=1]"
 ROOT = "outputs"
@@ -25,7 +26,7 @@ WIDE, TALL = 120, 10_000  # columns and lines, where there is no terminal
 class Options:
     """What can be said on the command line."""
 
-    folder: str | None = words.option(f"a run, or a folder with several; null: the newest run in {ROOT}", default=None)
+    folders: tuple[str, ...] = words.places(f"a run, or folders with several; none: the newest run in {ROOT}")
     once: bool = words.option("show it once, and leave", default=False)
     every: float = words.option("seconds between two looks", default=1.0)
 
@@ -36,7 +37,7 @@ class Options:
 
 def main(given: Options) -> None:
     """Show what there is, and follow it on a terminal until it has ended."""
-    screen = screen_of(newest(Path(ROOT)) if given.folder is None else Path(given.folder))
+    screen = screen_of(given.folders or (str(newest(ROOT)),))
     console = Console() if sys.stdout.isatty() or "COLUMNS" in os.environ else Console(width=WIDE)
     if given.once or not console.is_terminal:
         picture, _ = screen(console.width, TALL)
@@ -45,13 +46,13 @@ def main(given: Options) -> None:
         follow(screen, console, given.every)
 
 
-def screen_of(folder: Path) -> Callable[[int, int], tuple[RenderableType, bool]]:
-    """What shows (columns, lines) and whether all has ended: a run, or those of a folder. ValueError without any."""
-    if (folder / "parameters.json").exists():
-        return Single(folder)
-    if not runs(folder):
-        raise ValueError(f"{folder}: no run there" if folder.exists() else f"{folder}: there is no such folder")
-    return Several(folder)
+def screen_of(folders: tuple[str, ...]) -> Callable[[int, int], tuple[RenderableType, bool]]:
+    """What shows (columns, lines) and whether all has ended: a run, or those of folders. ValueError without any."""
+    if len(folders) == 1 and (Path(folders[0]) / "parameters.json").exists():
+        return Single(Path(folders[0]))
+    if not any(runs(*folders)):
+        raise ValueError(f"{' '.join(folders)}: no run there")
+    return Several(folders)
 
 
 def follow(screen: Callable, console: Console, every: float) -> None:
@@ -77,27 +78,25 @@ class Single:
 
 
 class Several:
-    """The screen of the runs of a folder; those that come while it is watched as well."""
+    """The screen of the runs in folders; those that come while it is watched as well."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.known, self.views = folder, {}, {}
+    def __init__(self, folders: tuple[str, ...]):
+        self.folders, self.going_on, self.views = folders, {}, {}
 
     def __call__(self, width: int, height: int) -> tuple[RenderableType, bool]:
-        for folder in runs(self.folder):
+        for folder in runs(*self.folders):
             self._look(folder)
         views = list(self.views.values())
-        return several(str(self.folder), views, width, height), all(view.ended for view in views)
+        return several(" ".join(self.folders), views, width, height), all(view.ended for view in views)
 
     def _look(self, folder: Path) -> None:
         """What has ended is not looked at again, unless it goes on."""
         view: View | None = self.views.get(folder)
         if view is None or not view.ended or not (folder / "summary.json").exists():
-            run = self.known.setdefault(folder, Watched(folder))
-            self.views[folder] = run.look()
-        if self.views[folder].ended:
-            self.known.pop(folder, None)
+            view = self.views[folder] = self.going_on.setdefault(folder, Watched(folder)).look()
+        if view.ended:
+            self.going_on.pop(folder, None)
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = [word if "=" in word or word.startswith("-") else f"folder={word}" for word in sys.argv[1:]]
     words.main(Options, main, USAGE, "nothing was changed")

@@ -1,16 +1,15 @@
 """A run folder at one moment, from its files alone: how far the run is, and whether it still goes on."""
 
 import json
-import os
 import time
 from pathlib import Path
 
 from asgd.budget import Budget
 from asgd.progress import Reading, View
+from asgd.results.folders import SILENT_SECONDS, runs
 from asgd.tails import Tail
 
-SILENT = 10.0  # seconds without a sign of a run that writes one each second
-APART = ("stats", "checkpoints", ".hydra", "tensorboard", "wandb", "mlflow")  # folders in which there are no runs
+CLAIMED = {"config": {"workers": 0}, "overrides": []}  # of a run that is just beginning
 RECENT = 1 << 16  # bytes
 
 
@@ -23,25 +22,22 @@ class Watched:
         self.mark: tuple[float, int] | None = None  # when it was looked at last, and the version then
 
     def look(self) -> View:
-        """ValueError where there is no run."""
-        config, node = self._json("parameters.json"), self._json("stats/ps/parameters.json")
-        if config is None:
-            raise ValueError(f"{self.folder}: no run folder, it has no parameters.json")
+        told, node = self._json("parameters.json") or CLAIMED, self._json("stats/ps/parameters.json") or {}
         summary, progress = self._json("summary.json"), self.reading.read()
         for row in self.system.rows():
             self.elapsed = row.time_s
-        here, workers = progress.here, config["config"]["workers"]
+        here, workers = progress.here, told["config"]["workers"]
         rate, seconds = self._rate(progress.version), self.elapsed
         if summary:
             here, rate, seconds = workers - summary["failed_workers"], summary["updates_per_s"], summary["seconds"]
         return View(
             title=str(self.folder),
-            options=config["overrides"],
+            options=told["overrides"],
             state=self._state(summary),
             updates=progress.version,
             rate=rate,
             seconds=seconds,
-            fraction=self._fraction(node or {}, progress, summary),
+            fraction=self._fraction(node, progress, summary),
             alive=here,
             workers=workers,
             now=progress.time,
@@ -76,7 +72,7 @@ class Watched:
         if summary:
             return f"ended: {summary['ended']}"
         since = time.time() - self.last_sign()
-        if since < SILENT:
+        if since < SILENT_SECONDS:
             return "running" if self.reading.updates.at else "starting"
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.last_sign()))
         return f"silent since {when}"
@@ -87,23 +83,9 @@ class Watched:
         return max((self.folder / name).stat().st_mtime for name in names if (self.folder / name).exists())
 
 
-def runs(root: Path) -> list[Path]:
-    """The run folders at and under ``root``, in the order of their paths."""
-    found = []
-    for path, folders, files in os.walk(root):
-        if "parameters.json" in files:
-            found.append(Path(path))
-        folders[:] = [] if "parameters.json" in files else [name for name in folders if name not in APART]
-    return sorted(found, key=order)
-
-
-def order(folder: Path) -> list:
-    """Names in the order of the numbers in them: run 10 comes after run 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in folder.parts]
-
-
-def newest(root: Path) -> Path:
+def newest(root: str) -> Path:
     """The run under ``root`` that was started last. ValueError without any."""
-    if not (found := runs(root)):
+    found = list(runs(root)) if Path(root).is_dir() else []
+    if not found:
         raise ValueError(f"{root}: no run there; give the folder of one")
     return max(found, key=lambda folder: (folder / "parameters.json").stat().st_mtime)

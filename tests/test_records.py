@@ -9,7 +9,7 @@ import pytest
 from asgd import records, results
 from asgd.evaluations import Evaluations
 from asgd.messages import Event
-from asgd.observers import BufferedLog, Every, Status, UpdateLog
+from asgd.observers import BufferedLog, Every, UpdateLog
 from asgd.records import UPDATES, Table, keep_rows, write_json
 from asgd.summary import summarise
 from asgd.task import Evaluation
@@ -101,9 +101,9 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path):
 
 
 def test_the_columns_are_those_that_readers_rely_on():
-    assert list(Event._fields) == UPDATES
+    assert [*Event._fields, "apply_s"] == UPDATES
     assert records.EVALUATION == ["time_s", "version", "updates", "samples", "loss", "accuracy", "top_k_accuracy"]
-    metrics = ["time_s", "epoch", "batch", "loss", "accuracy", "version", "compute_s", "wait_s", "samples"]
+    metrics = ["time_s", "epoch", "batch", "loss", "accuracy", "version", "compute_s", "wait_s", "samples", "data_s"]
     system = ["time_s", "cpu_percent", "memory_percent", "memory_mb", "net_sent_mb", "net_recv_mb"]
     assert (metrics, system) == (records.METRICS, records.SYSTEM)
 
@@ -163,17 +163,12 @@ def test_every_acts_at_the_versions_it_divides(every, expected):
     assert seen == expected
 
 
-def test_the_status_is_a_running_mean_of_what_was_applied():
-    status = Status()
-    status.event(Event(0.0, "join", 1, round=0)), status.event(pushed(loss=8.0, applied=0))
-    assert status.loss is None
-    losses, expected = [float(number) for number in range(1, 201)], None
-    for number, loss in enumerate(losses, 1):
-        status.event(pushed(loss=loss, staleness=int(loss)))
-        share = 1 / min(number, Status.MEMORY)
-        expected = loss if expected is None else expected + share * (loss - expected)
-        assert status.loss == pytest.approx(expected) and status.staleness == pytest.approx(expected)
-        assert number > Status.MEMORY or status.loss == pytest.approx(sum(losses[:number]) / number)
+def test_how_long_the_server_took_is_told_by_its_clock(tmp_path):
+    times = iter([1.75, 2.5])
+    log = UpdateLog(tmp_path, clock=lambda: next(times))
+    log.event(pushed()), log.event(pushed())
+    assert [float(row["apply_s"]) for row in rows(tmp_path / "updates.csv")] == [0.25, 1.0]
+    assert log.progress.apply.value == 0.625
 
 
 # Evaluations

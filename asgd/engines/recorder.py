@@ -8,11 +8,11 @@ from pathlib import Path
 
 from asgd import audit, checkpoints, describe, progress, results
 from asgd.engines.base import Clock, Node
-from asgd.job import Job, flatten
+from asgd.job import Job
 from asgd.messages import Model
 from asgd.observers import Every, UpdateLog
 from asgd.progress import View
-from asgd.records import LEASES, Table
+from asgd.records import LEASES, Table, flatten
 from asgd.server import Server
 from asgd.summary import summarise
 from asgd.tracking import Tracking, opener
