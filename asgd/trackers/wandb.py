@@ -35,5 +35,8 @@ class Wandb(Tracker):
             self.run.log({**figures, "updates": version, "seconds": seconds})
 
     def close(self, summary: dict) -> None:
+        import wandb
+
         self.run.summary.update({f"summary/{name}": value for name, value in summary.items()})
         self.run.finish(exit_code=0 if summary.get("ended") not in (None, "error") else 1)
+        wandb.teardown()  # of the process beside this one
