@@ -9,6 +9,7 @@ from asgd.progress import Reading, View
 from asgd.results.folders import SILENT_SECONDS, runs
 from asgd.tails import Tail
 
+NOT_REAL = ("VirtualEngine", "ReplayEngine")
 CLAIMED = {"config": {"workers": 0}, "overrides": []}  # of a run that is just beginning
 RECENT = 1 << 16  # bytes
 
@@ -27,7 +28,8 @@ class Watched:
         for row in self.system.rows():
             self.elapsed = row.time_s
         here, workers = progress.here, told["config"]["workers"]
-        rate, seconds = self._rate(progress.version), self.elapsed
+        seconds = max(0.0, self.elapsed - (progress.begin or 0.0))
+        rate = self._rate(progress.version, seconds)
         if summary:
             here, rate, seconds = workers - summary["failed_workers"], summary["updates_per_s"], summary["seconds"]
         return View(
@@ -40,7 +42,7 @@ class Watched:
             fraction=self._fraction(node, progress, summary),
             alive=here,
             workers=workers,
-            now=progress.time,
+            now=progress.time if summary else self._now(told["config"], progress.time),
             progress=progress,
             ended=bool(summary),
         )
@@ -51,12 +53,18 @@ class Watched:
         except (OSError, ValueError):  # not there, or being claimed
             return None
 
-    def _rate(self, version: int) -> float:
-        """Updates per second since the last look; at first, since the run began."""
+    def _rate(self, version: int, seconds: float) -> float:
+        """Updates per second since the last look; at first, of all the ``seconds`` so far."""
         now = time.monotonic()
-        then, before = self.mark or (now - self.elapsed, 0)
+        then, before = self.mark or (now - seconds, 0)
         self.mark = now, version
         return (version - before) / (now - then) if now > then else 0.0
+
+    def _now(self, config: dict, last: float | None) -> float | None:
+        """The run's time at this moment, from that of its last event. Virtual time stands still between two events."""
+        if last is None or config["engine"]["_target_"].endswith(NOT_REAL):
+            return last
+        return last + max(0.0, time.time() - self.reading.updates.path.stat().st_mtime)
 
     def _fraction(self, node: dict, progress, summary: dict | None) -> float:
         """How much of the budget is used."""
@@ -73,7 +81,7 @@ class Watched:
             return f"ended: {summary['ended']}"
         since = time.time() - self.last_sign()
         if since < SILENT_SECONDS:
-            return "running" if self.reading.updates.at else "starting"
+            return "starting" if self.reading.progress.begin is None else "running"
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.last_sign()))
         return f"silent since {when}"
 

@@ -228,9 +228,13 @@ def test_a_display_that_fails_ends_and_the_run_goes_on(monkeypatch, caplog):
 # A run from its files
 
 
-def half_a_run(folder, budget: dict | None = None, workers: int = 2) -> None:
+def told(*overrides: str, engine: str = "asgd.engines.rpc_engine.RpcEngine") -> dict:
+    return {"config": {"workers": 2, "engine": {"_target_": engine}}, "overrides": overrides}
+
+
+def half_a_run(folder, budget: dict | None = None) -> None:
     """A run that has not ended: 2 workers, 3 updates, an evaluation."""
-    write_json(folder / "parameters.json", {"config": {"workers": workers}, "overrides": ["workers=2"]})
+    write_json(folder / "parameters.json", told("workers=2"))
     write_json(folder / "stats/ps/parameters.json", {"limits": budget or {"updates": 12}})
     table = Table(folder / "stats/ps/updates.csv", UPDATES)
     rows = [Event(0.0, "join", 1, 0, waiting=1), Event(1.0, "join", 2, 0)]
@@ -271,6 +275,15 @@ def test_a_run_that_was_killed_is_silent_since_its_last_sign(tmp_path):
     assert view.state.startswith(f"silent since {then}") and not view.ended
 
 
+def test_when_a_worker_was_last_seen_is_counted_on_by_the_calendar_and_stands_still_in_virtual_time(tmp_path):
+    half_a_run(tmp_path)
+    silent(tmp_path, 20)
+    seen = Watched(tmp_path).look()
+    assert seen.progress.workers[2].last == 3.0 and 4.0 + 20 <= seen.now < 4.0 + 20 + 60
+    write_json(tmp_path / "parameters.json", told(engine="asgd.engines.virtual.VirtualEngine"))
+    assert Watched(tmp_path).look().now == 4.0
+
+
 def test_a_run_that_was_resumed_from_an_earlier_version_is_read_anew(tmp_path):
     half_a_run(tmp_path)
     run = Watched(tmp_path)
@@ -302,8 +315,7 @@ def test_without_a_folder_the_newest_run_is_watched_in_sweeps_too(tmp_path):
 def test_a_sweep_is_a_line_for_each_run_and_names_what_differs(tmp_path, capsys):
     for number, rate in enumerate((0.1, 0.2, 0.4)):
         half_a_run(tmp_path / str(number))
-        told = {"config": {"workers": 2}, "overrides": ["workers=2", f"optimizer.lr={rate}"]}
-        write_json(tmp_path / str(number) / "parameters.json", told)
+        write_json(tmp_path / str(number) / "parameters.json", told("workers=2", f"optimizer.lr={rate}"))
     silent(tmp_path / "1", 3600)
     write_json(
         tmp_path / "2/summary.json", {"ended": "diverged", "failed_workers": 0, "updates_per_s": 1, "seconds": 3}

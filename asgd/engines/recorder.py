@@ -138,7 +138,7 @@ class Recorder:
         return View(
             title=str(self.folder),
             options=[],
-            state="running",
+            state="running" if server.started else "starting",
             updates=server.version,
             rate=(server.version - version) / max(real - then, 1e-9),
             seconds=server.seconds + real - self.begun,
