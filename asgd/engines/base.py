@@ -117,10 +117,10 @@ def work(
         update = worker.compute(reply.model, batches)
         batches.pause(seconds)
         computed, data = clock(), batches.waited - waited
-        reply = exchange.push(update)
+        reply, ended = exchange.push(update), clock()
         accuracy = None if update.correct is None else update.correct / update.samples
-        place = (clock(), worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
-        metrics.row(*place, computed - start - data, clock() - computed + data, update.samples, data)
+        place = (ended, worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
+        metrics.row(*place, computed - start - data, ended - computed + data, update.samples, data)
 
 
 class Node:

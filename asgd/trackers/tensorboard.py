@@ -10,13 +10,12 @@ class TensorBoard(Tracker):
     """Steps are versions; TensorBoard's relative time is the run's own, virtual where that is."""
 
     option, packages = "tensorboard=true", ("tensorboard",)
-    FLUSH_SECONDS = 5
 
     def open(self, folder: Path, parameters: dict, begun: float, version: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         after = version + 1 if version else None  # what a killed run had written beyond its checkpoint is void
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after, flush_secs=self.FLUSH_SECONDS)
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=after)
         self.begun, self.version, self.parameters = begun, version, parameters
         rows = [f"|{name}|{json.dumps(value)}|" for name, value in parameters.items()]
         self.writer.add_text("parameters", "\n".join(["|option|value|", "|-|-|", *rows]), version, begun)
@@ -26,6 +25,7 @@ class TensorBoard(Tracker):
             self.version = max(self.version, version)
             for name, value in figures.items():
                 self.writer.add_scalar(name, value, version, self.begun + seconds)
+        self.writer.flush()  # a run may be killed at any moment
 
     def close(self, summary: dict) -> None:
         for name, value in numbers(summary).items():
