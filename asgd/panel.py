@@ -7,7 +7,7 @@ from rich.text import Text
 
 from asgd.progress import Progress, Seen, View
 
-AROUND = 8  # lines that are no worker's: title, bar, headings, server, the rest, losses, and two to spare
+AROUND = 8  # lines that are no worker's: title, bar, headings, server, the rest, losses, and two for the log
 BAR = 40  # columns
 HEADINGS = ("", "updates", "samples/s", "staleness", "compute", "wait", "exchange", "last seen")
 
@@ -15,7 +15,11 @@ HEADINGS = ("", "updates", "samples/s", "staleness", "compute", "wait", "exchang
 def panel(view: View, width: int, height: int) -> RenderableType:
     """The run on so many columns and lines."""
     shown, rest = choose(view.progress.workers, max(1, height - AROUND))
-    lines = [Text(each, style="dim") for each in (others(rest), judgement(view.progress)) if each]
+    lines = [
+        Text(each, style="dim", overflow="ellipsis", no_wrap=True)
+        for each in (others(rest), judgement(view.progress))
+        if each
+    ]
     return Group(title(view), progress_bar(view, width), table(view, shown), *lines)
 
 
@@ -96,7 +100,7 @@ def judgement(progress: Progress) -> str:
     if judged is None:
         return loss
     shares = "" if progress.best is None else f", accuracy {decimal(judged.accuracy, 4)} (best {progress.best:.4f})"
-    return f"{loss}  validation at version {judged.version}: loss {decimal(judged.loss, 4)}{shares}"
+    return f"{loss}   validation at version {judged.version}: loss {decimal(judged.loss, 4)}{shares}"
 
 
 def number(value: float | None) -> str:

@@ -18,6 +18,7 @@ from asgd.tails import Tail
 from asgd.timing import Timing
 
 SERVER = 0
+MOMENT = 2e-9  # seconds
 SERVING, COMPUTING, EXCHANGING = "serving", "computing", "exchanging"  # tracks
 
 
@@ -231,6 +232,15 @@ def arrows_of(job: Job, own: list[Slice], served: list[Slice]) -> list[Arrow]:
     sent = next((each for each in own if each.name == "push"), work)
     gave, took = served[job.given], served[job.index]
     return [
-        Arrow("version", (SERVER, SERVING, gave.begin), (work.node, work.track, work.begin)),
-        Arrow("push", (sent.node, sent.track, sent.begin), (SERVER, SERVING, took.begin)),
+        Arrow("version", (SERVER, SERVING, first_moment(gave)), (work.node, work.track, first_moment(work))),
+        Arrow("push", (sent.node, sent.track, last_moment(sent)), (SERVER, SERVING, first_moment(took))),
     ]
+
+
+def first_moment(each: Slice) -> float:
+    """One that is not of the slice before as well, which may end as this one begins."""
+    return min(each.begin + MOMENT, each.end)
+
+
+def last_moment(each: Slice) -> float:
+    return max(each.end - MOMENT, each.begin)

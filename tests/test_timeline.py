@@ -158,6 +158,11 @@ def at(events: list[dict], start: dict) -> list[dict]:
 # Real time
 
 
+def test_no_round_of_a_worker_begins_before_the_one_before_has_ended(real):
+    for _, rows in results.metrics(real).groupby("worker"):
+        assert (rows.time_s.diff().dropna() >= (rows.compute_s + rows.wait_s)[1:] - 1e-9).all()
+
+
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A run in threads, whose workers have written their tables."""

@@ -226,6 +226,7 @@ def test_mlflow_has_metrics_parameters_and_summary_and_a_resumed_run_goes_on(tmp
     assert found.data.metrics["validation/loss"] == pytest.approx(loss)
 
 
+@pytest.mark.slow
 def test_wandb_offline_has_the_history(tmp_path):
     pytest.importorskip("wandb")
     folder = run(tmp_path, *VIRTUAL, "budget.updates=40", "tracker=wandb", "tracker.mode=offline")
