@@ -1,14 +1,15 @@
-"""A small sweep as the command line makes it, in this process: eight runs of a tiny MLP in virtual time."""
+"""A small sweep as the command line makes it, in this process, and run folders written by hand."""
 
 import itertools
+import json
 from pathlib import Path
 
 from asgd import describe
-from asgd.records import write_json
+from asgd.records import SUMMARY, write_json
 from tests.scripted import a_job
 
 GRID = {"workers": (1, 2), "topology": ("async", "sync"), "seed": (1, 2)}
-TINY = (
+TINY = (  # an MLP in virtual time
     *("engine=virtual", "engine.gradients=single", "model=mlp", "model.hidden=[8]", "dataset.batch_size=32"),
     *("budget.epochs=null", "budget.updates=40", "evaluate.every=10", "checkpoint.every=0", "optimizer.lr=0.2"),
 )
@@ -28,4 +29,16 @@ def a_run(folder: Path, words: list[str]) -> Path:
     job.check()
     write_json(folder / "parameters.json", describe.run(job.config, job.task("cpu"), words))
     job.engine.run(job, folder)
+    return folder
+
+
+def a_folder(folder: Path, config: dict | None = None, overrides=(), ended: str | None = "budget", **tables) -> Path:
+    """A run folder written by hand; ``tables`` are contents of files in stats/ps."""
+    (folder / "stats/ps").mkdir(parents=True)
+    content = {"config": config or {"workers": 2}, "overrides": list(overrides), "seed": 0}
+    (folder / "parameters.json").write_text(json.dumps(content))
+    if ended:
+        (folder / "summary.json").write_text(json.dumps(dict.fromkeys(SUMMARY) | {"ended": ended, "updates": 3}))
+    for name, text in tables.items():
+        (folder / f"stats/ps/{name}.csv").write_text(text)
     return folder

@@ -1,7 +1,6 @@
 """Reading run folders: whole ones, those of running and killed runs, many at once; and the page that shows how."""
 
 import doctest
-import json
 import os
 import subprocess
 import sys
@@ -18,24 +17,12 @@ from asgd import results
 from asgd.records import EVALUATION, METRICS, SUMMARY, UPDATES
 from asgd.results import files
 from tests.scripted import CONF
-from tests.sweeps import GRID
+from tests.sweeps import GRID, a_folder
 
 DOCS = Path(__file__).parents[1] / "docs"
 HEADER = ",".join(UPDATES)
 JOINED = "0.5,join,1,0,0,,,,,,0,"
 PUSHED = "1.25,push,1,0,1,0,1,2.5,0.25,8,0,100"
-
-
-def a_folder(folder: Path, config: dict | None = None, overrides=(), ended: str | None = "budget", **tables) -> Path:
-    """A run folder written by hand; ``tables`` are contents of files in stats/ps."""
-    (folder / "stats/ps").mkdir(parents=True)
-    content = {"config": config or {"workers": 2}, "overrides": list(overrides), "seed": 0}
-    (folder / "parameters.json").write_text(json.dumps(content))
-    if ended:
-        (folder / "summary.json").write_text(json.dumps(dict.fromkeys(SUMMARY) | {"ended": ended, "updates": 3}))
-    for name, text in tables.items():
-        (folder / f"stats/ps/{name}.csv").write_text(text)
-    return folder
 
 
 # The page

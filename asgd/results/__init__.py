@@ -10,13 +10,14 @@
 Killed, half-finished and running runs are read as far as they have come. See docs/results.md.
 """
 
-from asgd.results.curves import curves, interval, mean, reached
+from asgd.results.curves import AXES, curves, interval, mean, reached
 from asgd.results.folders import load, parameters, summary
 from asgd.results.jobs import jobs, start, start_of
 from asgd.results.tables import evaluation, metrics, system_stats, updates
 from asgd.results.variation import varied
 
 __all__ = [
+    "AXES",
     "curves",
     "evaluation",
     "interval",

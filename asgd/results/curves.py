@@ -58,7 +58,7 @@ def mean(curves: pd.DataFrame, by: Sequence[str], x: str = "updates", y: str = "
     groups = known.groupby(by, dropna=False, sort=False) if by else [((), known)] if len(known) else []
     tables = [mean_of(group, x, y).assign(**dict(zip(by, key, strict=True))) for key, group in groups]
     columns = [*by, x, y, "low", "high", "n"]
-    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
+    return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns, dtype=float)
 
 
 def mean_of(group: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -68,5 +68,5 @@ def mean_of(group: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     places = places[(places >= first) & (places <= last)]
     values = np.array([np.interp(places, run[x], run[y]) for run in each]).reshape(len(each), len(places))
     rows = [interval(column) for column in values.T]
-    table = pd.DataFrame(rows, columns=[y, "half", "n"]).assign(**{x: places})
+    table = pd.DataFrame(rows, columns=[y, "half", "n"], dtype=float).astype({"n": int}).assign(**{x: places})
     return table.assign(low=table[y] - table.half, high=table[y] + table.half)

@@ -34,20 +34,21 @@ def start_of(events: pd.DataFrame) -> float:
 
 
 def jobs(events: pd.DataFrame) -> pd.DataFrame:
-    """The rounds of all workers, one row for each ``push`` or ``leave``, from a table of ``updates``.
+    """The rounds of all workers, one row for each push, from a table of ``updates``.
 
-    Columns ``worker``, ``round``, ``event``, and in seconds ``asked`` (its row before), ``began`` (its model was
+    Columns ``worker``, ``round``, and in seconds ``asked`` (its row before), ``began`` (its model was
     there) and ``ended``: it waits between the first two, and computes and sends between the last two. A job begins
     when its worker has asked and its model is there (the first row of that version), but not before the last worker
     has joined for the start.
     """
-    table = events.assign(model=events.version.shift(fill_value=0) - events.staleness)
-    table = table[table.event.isin(["join", "push"])]
+    model = events.version.shift(fill_value=0) - events.staleness
+    chosen = events.event.isin(["join", "push"])
+    table = events.loc[chosen, ["worker", "round", "event", "time_s"]]
     asked = table.groupby("worker").time_s.shift()
-    there = first_times(events, table.model)
+    there = first_times(events, model[chosen])
     began = np.maximum(np.maximum(asked, there), start_of(events))
-    table = table.assign(asked=asked, began=began, ended=table.time_s)
-    return table.loc[table.event != "join", ["worker", "round", "event", "asked", "began", "ended"]]
+    columns = {"worker": table.worker, "round": table["round"], "asked": asked, "began": began, "ended": table.time_s}
+    return pd.DataFrame(columns)[table.event != "join"]
 
 
 def first_times(events: pd.DataFrame, versions: pd.Series) -> pd.Series:

@@ -6,6 +6,7 @@ is empty; FileNotFoundError for a folder without a run. Columns are explained in
 """
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -87,4 +88,9 @@ def joined(tables: Iterable[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 def empty(columns: list[str]) -> pd.DataFrame:
+    return blank(tuple(columns)).copy()
+
+
+@cache
+def blank(columns: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.Series(dtype=str if name in TEXT else float) for name in columns})
