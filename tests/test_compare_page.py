@@ -117,7 +117,7 @@ def test_curves_are_the_means_and_intervals_of_asgd_results_on_every_axis(browse
     for x, choice in {"updates": "updates", "samples": "samples", "seconds": "virtual seconds"}.items():
         opened.choose("x", choice)
         assert opened.title("loss") == choice == opened.title("accuracy")
-        assert opened.title("reach") == f"{choice} to accuracy 0.25"
+        assert opened.title("reach") == f"{choice} to 0.25"
         drawn = opened.lines("loss")
         means = results.mean(curves, ["workers", "topology"], x).groupby(["workers", "topology"])
         for (workers, topology), mean in means:

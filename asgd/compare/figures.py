@@ -86,10 +86,12 @@ def curve(axes: Axes, curves: pd.DataFrame, group: Group, x: str, y: str) -> Non
     axes.plot(whole[x], whole[y], color=group.colour, linestyle=group.dash, marker=group.marker, markevery=0.1)
     axes.fill_between(whole[x], whole.low, whole.high, color=group.colour, alpha=0.15, linewidth=0)
     alone = group.runs if whole.empty else group.runs[group.runs.state != "budget"]
-    for folder in alone.folder:
-        table = curves[curves.folder == folder].dropna(subset=[x, y])
+    parts = curves[curves.folder.isin(alone.folder)].dropna(subset=[x, y])
+    for _, table in parts.groupby("folder"):
         axes.plot(table[x], table[y], color=group.colour, linestyle=group.dash, linewidth=0.7)
-        axes.plot(table[x][-1:], table[y][-1:], color=group.colour, marker="x", markersize=6)
+    ended = alone.folder[alone.state != "budget"]
+    last = parts[parts.folder.isin(ended)].groupby("folder").last()
+    axes.plot(last[x], last[y], linestyle="", color=group.colour, marker="x", markersize=6)
 
 
 def target(comparison: Comparison, drawn: list[Group]) -> Figure | None:

@@ -38,13 +38,18 @@ def interval(values: Iterable[float]) -> tuple[float, float, int]:
 
     The interval of a single value is NaN. It assumes that the values are independent, as those of seeds are.
     """
-    from scipy.special import stdtrit  # takes longer to import than pandas
-
     array = np.asarray([value for value in values if value == value], dtype=float)
     count = len(array)
     if count < 2:
         return (float(array[0]) if count else np.nan), np.nan, count
-    return float(array.mean()), float(stdtrit(count - 1, 0.975) * array.std(ddof=1) / count**0.5), count
+    return float(array.mean()), float(width(count) * array.std(ddof=1)), count
+
+
+def width(count: int) -> float:
+    """Half the width of the 95 % interval of a mean over ``count`` values (2 or more), in their standard deviations."""
+    from scipy.special import stdtrit  # takes longer to import than pandas
+
+    return stdtrit(count - 1, 0.975) / count**0.5
 
 
 def mean(curves: pd.DataFrame, by: Sequence[str], x: str = "updates", y: str = "loss") -> pd.DataFrame:
@@ -67,6 +72,6 @@ def mean_of(group: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
     places = np.unique(np.concatenate([run[x] for run in each]))
     places = places[(places >= first) & (places <= last)]
     values = np.array([np.interp(places, run[x], run[y]) for run in each]).reshape(len(each), len(places))
-    rows = [interval(column) for column in values.T]
-    table = pd.DataFrame(rows, columns=[y, "half", "n"], dtype=float).astype({"n": int}).assign(**{x: places})
-    return table.assign(low=table[y] - table.half, high=table[y] + table.half)
+    half = width(len(each)) * values.std(axis=0, ddof=1) if len(each) > 1 else np.full(len(places), np.nan)
+    middle = values.mean(axis=0)
+    return pd.DataFrame({x: places, y: middle, "low": middle - half, "high": middle + half, "n": len(each)})

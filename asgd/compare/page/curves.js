@@ -25,14 +25,27 @@ function means(group, line) {
     hovertemplate: "<b>%{fullData.name}</b><br>%{x}: %{y:.4~g} %{text}<extra></extra>" }];
 }
 
+// All runs of a group that are drawn by themselves, as one trace with gaps: a thousand traces would be slow.
 function singles(group, runs, x, y) {
-  return runs.map(run => ({ run, curve: points(run, x, y) })).filter(({ curve }) => curve.length).map(({ run, curve }) => {
-    const ended = run.state === "budget" ? "" : ` (${run.state})`, last = curve.length - 1;
-    return { x: curve.map(p => p[0]), y: curve.map(p => p[1]), name: escaped(titleOf(run) + ended), mode: "lines+markers",
-      line: { color: group.colour, width: 1, dash: group.dash }, opacity: 0.75,
-      marker: { color: group.colour, symbol: "x-thin-open", size: curve.map((_, i) => ended && i === last ? 11 : 0.1), line: { width: 2, color: group.colour } },
-      hovertemplate: "%{fullData.name}<br>%{x}: %{y:.4~g}<extra></extra>" };
-  });
+  const all = { x: [], y: [], text: [], size: [] };
+  for (const run of runs) {
+    const curve = points(run, x, y), early = run.state !== "budget", last = curve.length - 1;
+    const name = escaped(titleOf(run) + (early ? ` (${run.state})` : ""));
+    curve.forEach(([place, value], i) => add(all, place, value, name, early && i === last ? 11 : 0.1));
+    if (curve.length) add(all, null, null, "", 0.1);
+  }
+  if (!all.x.length) return [];
+  return [{ x: all.x, y: all.y, text: all.text, mode: "lines+markers", opacity: 0.75,
+    line: { color: group.colour, width: 1, dash: group.dash },
+    marker: { color: group.colour, symbol: "x-thin-open", size: all.size, line: { width: 2, color: group.colour } },
+    hovertemplate: "%{text}<br>%{x}: %{y:.4~g}<extra></extra>" }];
+}
+
+function add(all, x, y, text, size) {
+  all.x.push(x);
+  all.y.push(y);
+  all.text.push(text);
+  all.size.push(size);
 }
 
 const xTitle = x => x === "seconds" ? DATA.unit : x;

@@ -24,7 +24,7 @@ function reachPlot({ groups, x, target }) {
       text: row.group.runs.map(run => escaped(titleOf(run))), hovertemplate: "%{text}<br>%{x:.4~s}<extra></extra>",
       marker: { color: row.group.colour, symbol: row.group.marker, size: 8, line: { color: "#fff", width: 1 } } })),
   ];
-  return { data, layout: bars(`${xTitle(x)} to accuracy ${target}`, rows.map(name)) };
+  return { data, layout: bars(`${xTitle(x)} to ${target}`, rows.map(name)) };
 }
 
 function stalenessPlot({ groups }) {
@@ -69,7 +69,7 @@ function workPlot({ groups }) {
     x: shares.map(share => share[i]), text: rows.map(row => figure(row[1][i])),
     hovertemplate: `%{y}<br>${name}: %{x:.1f} %, %{text} ${DATA.unit}<extra></extra>`, textposition: "none",
     marker: { color, pattern: { shape, bgcolor: color, fgcolor: "#fff", size: 7 } } })).filter(trace => trace.x.some(share => share > 0));
-  const title = each.length > ROWS ? "% of the time of all workers" : "% of each worker's time";
+  const title = each.length > ROWS ? "% of time, all workers" : "% of time";
   return { data, layout: { ...bars(title, rows.map(row => row[0])), barmode: "stack", showlegend: true,
     legend: { ...LEGEND, y: 1, yanchor: "bottom" } } };
 }

@@ -34,9 +34,9 @@ function titleOf(run) {
 
 // The groups of all runs, with a look each that does not change when runs are hidden. No keys: each run by itself.
 function groupsOf(runs, keys) {
-  const found = new Map();
+  const found = new Map(), titles = keys === null ? tally(DATA.runs.map(titleOf)) : null;
   for (const run of runs) {
-    const name = keys === null ? `${titleOf(run)}${twins(run) ? ` (${run.folder})` : ""}` : nameOf(run, keys);
+    const title = keys === null ? titleOf(run) : nameOf(run, keys), name = titles?.get(title) > 1 ? `${title} (${run.folder})` : title;
     if (!found.has(name)) found.set(name, { name, runs: [], values: (keys ?? DATA.keys).map(key => run.options[key]) });
     found.get(name).runs.push(run);
   }
@@ -44,7 +44,11 @@ function groupsOf(runs, keys) {
   return groups.map((group, i) => ({ ...group, ...look(i) }));
 }
 
-const twins = run => DATA.runs.some(other => other !== run && titleOf(other) === titleOf(run));
+function tally(names) {
+  const counts = new Map();
+  for (const name of names) counts.set(name, (counts.get(name) ?? 0) + 1);
+  return counts;
+}
 
 function byValues(a, b) {
   for (let i = 0; i < a.values.length; i++) {
