@@ -12,7 +12,7 @@ import torch.multiprocessing as multiprocessing
 
 from asgd.budget import Budget
 from asgd.buffers import Latest
-from asgd.engines import rendezvous, rpc
+from asgd.engines import lanes, rendezvous, rpc
 from asgd.engines.hub import Hub
 from asgd.engines.mail import Mail
 from asgd.messages import Update
@@ -53,6 +53,10 @@ class Served(Mail):
 
     def naive_pull(self) -> torch.Tensor:
         return self.live
+
+    def naive_send(self) -> None:
+        """By the connection of worker 1."""
+        self.lanes[1].send_later([self.live])
 
     def naive_push(self, gradient) -> int:
         """Applies whatever comes; answers how often it has."""
@@ -126,6 +130,18 @@ def naive_block() -> int:
     return torn
 
 
+def naive_lane() -> int:
+    """How many live vectors that come over the connection are a mix of versions."""
+    exchange = attached("wire")
+    ask("write", True)
+    torn = 0
+    for _ in range(PULLS):
+        ask("naive_send")
+        torn += is_torn(exchange.lane.receive(lanes.Hole(torch.float32, SIZE)))
+    ask("rest")
+    return torn
+
+
 def attached(payload) -> rpc.RpcExchange:
     exchange = rpc.RpcExchange(1, payload)
     exchange.attach(SimpleNamespace(params=torch.zeros(SIZE), outbox=None))
@@ -175,7 +191,10 @@ def retry() -> dict:
     return ask("count") | {"value": replies[1].model.params.unique().tolist()}
 
 
-SCENARIOS = {each.__name__: each for each in (naive_pulls, naive_block, wire, shared, shared_long, naive_retry, retry)}
+SCENARIOS = {
+    each.__name__: each
+    for each in (naive_pulls, naive_block, naive_lane, wire, shared, shared_long, naive_retry, retry)
+}
 
 
 def play(scenario: str, workers: int = 1):
@@ -200,7 +219,7 @@ def play(scenario: str, workers: int = 1):
         results.close()
 
 
-@pytest.mark.parametrize("way", ["naive_pulls", "naive_block"])
+@pytest.mark.parametrize("way", ["naive_pulls", "naive_block", "naive_lane"])
 def test_live_parameters_are_torn(way):
     assert play(way) > 0
 

@@ -226,7 +226,7 @@ def test_nothing_is_left_of_workers_that_were_killed(lives):
 @pytest.mark.parametrize("topology", ["k_batch_async", *(pytest.param(each, marks=pytest.mark.slow) for each in ALIKE)])
 def test_shared_and_wire_end_at_the_same_parameters(tmp_path, topology):
     """One worker has one order of arrival; ``k_batch_async`` holds payloads longer than their pushes."""
-    options = [f"topology={topology}", "workers=1", "budget.updates=12", "evaluate.every=0", "model=mlp"]
+    options = [f"topology={topology}", "workers=1", "budget.updates=12", "evaluate.every=0", "model=cnn"]
     options += ["topology.count=3", "budget.updates=6"] if topology == "k_batch_async" else []
     runs = [Command(tmp_path / payload, *options, f"engine.payload={payload}") for payload in ("shared", "wire")]
     outputs = [run.wait() for run in runs]

@@ -16,10 +16,13 @@ def here(server: str) -> str:
     return f"here/{server}"
 
 
-def exchange(rank: int, payload: str, servers: int, store, timeout: float) -> Exchange:
-    """A worker's way to the server, or to several once all are there. TimeoutError after ``timeout`` seconds."""
+def exchange(rank: int, payload: str, servers: int, store, timeout: float, held: int = 1) -> Exchange:
+    """A worker's way to the server, or to several once all are there. TimeoutError after ``timeout`` seconds.
+
+    ``held``: see ``asgd.engines.rpc.RpcExchange``.
+    """
     if servers == 1:
-        return rpc.RpcExchange(rank, payload)
+        return rpc.RpcExchange(rank, payload, held=held)
     for name in names(servers)[1:]:
         rpc.wait_for(store, here(name), timeout, f"the server {name} did not come")
     return DividedExchange(rank, payload, servers)
@@ -39,7 +42,10 @@ class DividedExchange:
         self.seen = [False] * len(self.exchanges)
         task.outbox = shared.connect(self.payload, task.params, self._offer)
         for exchange, part, seen in zip(self.exchanges, self.parts, self.seen, strict=True):
-            exchange.outbox = task.outbox[part] if task.outbox is not None and seen else None
+            if task.outbox is not None and seen:
+                exchange.outbox = task.outbox[part]
+            else:
+                exchange.open_lane(task.params[part].nbytes)
 
     def _offer(self, place: shared.Place) -> bool:
         self.seen = [exchange.offer(place) for exchange in self.exchanges]

@@ -1,4 +1,7 @@
-"""The hub as workers of other processes reach it; those on this host leave and find vectors in shared memory."""
+"""The hub as workers of other processes reach it; vectors travel beside the calls.
+
+Workers on this host leave and find them in shared memory, those of others have a connection of their own for them.
+"""
 
 import logging
 from collections import deque
@@ -7,13 +10,17 @@ from functools import partial
 from torch import Tensor
 from torch.futures import Future
 
+from asgd.codecs.base import Encoded
+from asgd.engines import lanes, rpc
 from asgd.engines.hub import Hub
 from asgd.engines.shared import Place, Shelf, find
+from asgd.ledger import ProtocolError
 from asgd.messages import Reply, Update
 
 log = logging.getLogger(__name__)
 
 WHOLE = slice(0, None)
+MOST = 4  # times the parameters' bytes: more than any codec makes of them
 
 
 class Mail:
@@ -26,6 +33,8 @@ class Mail:
         self.hub, self.part, self.shelf = hub, part, None
         self.outboxes: dict[int, Tensor] = {}
         self.lent: dict[int, deque[Tensor]] = {}  # what workers read; not written again while it is in here
+        self.doors: dict[int, lanes.Door] = {}  # for workers that are to come
+        self.lanes: dict[int, lanes.Lane] = {}
 
     def share(self, rank: int, place: Place, held: int = 1) -> Place | None:
         """Where the server's parameters are, if the memory that a worker offers can be seen from here.
@@ -50,11 +59,23 @@ class Mail:
             "that wait for an evaluation; %s bytes in all", f"{each:,}", workers + 2, f"{(2 * workers + 2) * each:,}"
         )  # fmt: skip
 
+    def open_door(self, rank: int) -> lanes.Way:
+        """Where a worker is to connect for its vectors; then it asks to be ``let_in``."""
+        self.doors[rank] = door = lanes.Door(rpc.address())
+        return door.way
+
+    def let_in(self, rank: int) -> None:
+        connection = self.doors.pop(rank).let_in()
+        self._close(rank)
+        self.lanes[rank] = lanes.Lane(connection, MOST * self.hub.server.parameters.vector.nbytes)
+
     def join(self, rank: int, session: int) -> Future:
         return self._answered(rank, self.hub.join(rank, session))
 
     def push(self, update: Update) -> Future:
         """A payload that does not come along is in the worker's outbox, which stays as it is until the reply."""
+        if lane := self.lanes.get(update.worker):
+            update = update._replace(payload=received(update, lane))
         if update.payload is None:
             payload = self.outboxes[update.worker]
             update = update._replace(payload=payload.clone() if self.hub.server.rule.holds else payload)
@@ -64,8 +85,21 @@ class Mail:
         """The worker is gone, or does not see this memory."""
         self.outboxes.pop(rank, None)
         self.lent.pop(rank, None)
+        self._close(rank)
+
+    def close(self) -> None:
+        """Nobody comes any more."""
+        for rank in [*self.doors, *self.lanes]:
+            self._close(rank)
+
+    def _close(self, rank: int) -> None:
+        for end in (self.doors.pop(rank, None), self.lanes.pop(rank, None)):
+            if end:
+                end.close()
 
     def _answered(self, rank: int, coming: Future) -> Future:
+        if lane := self.lanes.get(rank):
+            return coming.then(partial(send, lane))
         return coming.then(partial(self._lend, rank)) if rank in self.outboxes else coming
 
     def _lend(self, rank: int, coming: Future) -> Reply:
@@ -83,3 +117,21 @@ class Mail:
             return params
         with self.hub.lock:
             return self.hub.server.parameters.blocks.take(params).copy_(params)
+
+
+def received(update: Update, lane: lanes.Lane) -> Tensor | Encoded:
+    """The update's payload as it comes. ProtocolError if it does not."""
+    try:
+        return lanes.whole(update.payload, lane)
+    except (ValueError, OSError) as error:
+        raise ProtocolError(f"worker {update.worker}: its payload did not come: {error}") from error
+
+
+def send(lane: lanes.Lane, coming: Future) -> Reply:
+    """The reply, whose parameters are on their way."""
+    reply = coming.value()
+    if reply.model:
+        params, vectors = lanes.apart(reply.model.params)
+        lane.send_later(vectors)
+        reply = reply._replace(model=reply.model._replace(params=params))
+    return reply

@@ -76,3 +76,11 @@ def interface_to(host: str) -> str:
         if any(each.address.partition("%")[0] == own for each in addresses):
             return name
     raise ValueError(f"engine.host={host}: no interface here leads to it; name one with engine.interface=")
+
+
+def address_of(interface: str) -> str:
+    """The address by which others reach this machine through ``interface``. ValueError if it has none."""
+    for each in psutil.net_if_addrs().get(interface, []):
+        if each.family == socket.AF_INET or (each.family == socket.AF_INET6 and "%" not in each.address):
+            return each.address
+    raise ValueError(f"engine.interface={interface}: no such interface here, or one without an address")

@@ -100,7 +100,8 @@ class Service(Mail):
             self.told |= self.present
 
     def close(self) -> None:
-        """Let the evaluator go, if one has come."""
+        """Let the evaluator go, if one has come, and close what workers have left open."""
+        super().close()
         self.over.set_result(None)
         if self.evaluator.came.is_set():
             self.evaluator_left.wait(HURRY_SECONDS)

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from socket import socket
 
@@ -18,8 +19,8 @@ from torch.distributed import rpc
 from torch.distributed.rendezvous import register_rendezvous_handler
 from torch.futures import Future, collect_all
 
-from asgd.engines import shared
-from asgd.engines.rendezvous import wait_for_server
+from asgd.codecs.base import Encoded
+from asgd.engines import lanes, rendezvous, shared
 from asgd.messages import Reply, Update
 from asgd.task import Task
 
@@ -50,7 +51,7 @@ def open_store(host: str, port: int, listener: socket | None) -> dist.Store:
 def find_store(host: str, port: int, timeout: float) -> dist.Store:
     """The store of a server, once the server is ready. TimeoutError after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
-    wait_for_server(host, port, timeout)
+    rendezvous.wait_for_server(host, port, timeout)
     store = open_store(host, port, None)
     wait_for(store, READY, deadline - time.monotonic(), f"the server at {host}:{port} did not get ready")
     return store
@@ -84,6 +85,11 @@ def connect(name: str, rank: int, service: object, store: dist.Store, interface:
         init_method="asgd://store", num_worker_threads=threads, _transports=["uv"], _channels=["basic"]
     )
     rpc.init_rpc(name, rank=rank, rpc_backend_options=options)
+
+
+def address() -> str:
+    """Where this node listens."""
+    return rendezvous.address_of(os.environ["TP_SOCKET_IFNAME"])
 
 
 def disconnect() -> None:
@@ -153,21 +159,33 @@ def when_lost(node: str, action: Callable[[str], None]) -> None:
 
 
 class RpcExchange:
-    """Worker ``rank``'s way to a server. ``payload``: see ``asgd.engines.shared.connect``."""
+    """Worker ``rank``'s way to a server. ``payload``: see ``asgd.engines.shared.connect``.
 
-    def __init__(self, rank: int, payload: str, node: str = "ps"):
-        self.rank, self.payload, self.node = rank, payload, node
+    ``held``: how many of the models it was last given the worker may still read.
+    """
+
+    def __init__(self, rank: int, payload: str, node: str = "ps", held: int = 1):
+        self.rank, self.payload, self.node, self.held = rank, payload, node, held
         self.outbox: Tensor | None = None
         self.views = shared.Views()
+        self.lane: lanes.Lane | None = None
 
     def attach(self, task: Task) -> None:
         """Parameters and gradients of this task are what will be exchanged."""
         self.outbox = shared.connect(self.payload, task.params, self.offer)
         task.outbox = self.outbox
+        if self.outbox is None:
+            self.open_lane(task.params.nbytes)
+
+    def open_lane(self, nbytes: int) -> None:
+        """A connection for vectors, where the parameters are so many bytes that it pays."""
+        if nbytes >= lanes.LARGE:
+            self.lane = lanes.connect(result(call(self.node, "open_door", self.rank)))
+            result(call(self.node, "let_in", self.rank))
 
     def offer(self, place: shared.Place) -> bool:
         """Whether the server sees memory of this worker, and this worker memory of the server."""
-        there = result(call(self.node, "share", self.rank, place))
+        there = result(call(self.node, "share", self.rank, place, self.held))
         if there is None or self.views.of(there) is not None:
             return there is not None
         result(call(self.node, "forget", self.rank))
@@ -183,21 +201,37 @@ class RpcExchange:
         return call_later(self.node, "join", worker, session)
 
     def begin_push(self, update: Update) -> Future:
-        if isinstance(update.payload, Tensor):
-            update = update._replace(payload=self._sent(update.payload))
-        return call_later(self.node, "push", update)
+        """The call goes before the vectors, so that the server is there to receive them."""
+        payload, vectors = self._sent(update.payload)
+        coming = call_later(self.node, "push", update._replace(payload=payload))
+        with suppress(OSError):  # the server is gone or does not take them, which the call will say
+            if self.lane:
+                self.lane.send(vectors)
+        return coming
 
-    def _sent(self, payload: Tensor) -> Tensor | None:
-        """What RPC carries of it. Of a view it would carry all of the memory."""
+    def _sent(self, payload: Tensor | Encoded) -> tuple[Tensor | Encoded | lanes.Hole | None, list[Tensor]]:
+        """What RPC carries of a payload, and what goes beside it. Of a view RPC would carry all of the memory."""
+        if self.lane:
+            return lanes.apart(payload)
+        if not isinstance(payload, Tensor):
+            return payload, []
         if self.outbox is not None:
             shared.carry(payload, self.outbox)
-            return None
-        return payload if payload.untyped_storage().nbytes() == payload.nbytes else payload.clone()
+            return None, []
+        return (payload if payload.untyped_storage().nbytes() == payload.nbytes else payload.clone()), []
 
     def completed(self, reply: Reply) -> Reply:
-        if self.outbox is not None and reply.model:
-            params = self.views.of(reply.model.params)
-            if params is None:
-                raise Lost("the server's memory cannot be seen any more")
-            reply = reply._replace(model=reply.model._replace(params=params))
+        if reply.model and (self.outbox is not None or self.lane):
+            reply = reply._replace(model=reply.model._replace(params=self._found(reply.model.params)))
         return reply
+
+    def _found(self, params: shared.Place | lanes.Hole | Tensor) -> Tensor:
+        """The parameters of a reply, where they lie or as they come."""
+        if self.lane:
+            try:
+                return lanes.whole(params, self.lane)
+            except OSError as error:
+                raise Lost(f"the server is gone ({error})") from error
+        if (found := self.views.of(params)) is None:
+            raise Lost("the server's memory cannot be seen any more")
+        return found
