@@ -5,7 +5,9 @@ it ends, be it pushed, cancelled or lost with its worker. So the ages of all end
 flight equal the number of jobs that were in flight, summed over the steps. With N workers that never wait that is
 N - 1 for each of U steps: the mean staleness of asynchronous SGD tends to N - 1 whatever the speeds (an exact form of
 a remark in Koloskova, Stich, Jaggi, NeurIPS 2022, arXiv:2206.08307). With K updates per step it is U (N - 1) where
-nobody waits, and U (N - K) where K workers wait for the step (K-async).
+nobody waits, and U (N - K) where K workers wait for the step (K-async). Workers that compute while their last update
+travels (``asgd.overlap``) have two jobs each, one while they wait: 2 N - 1 for each of U steps. There, what a worker
+that waits computes meanwhile is lost when it leaves; the ledger keeps its age, for such a row has none.
 """
 
 from pathlib import Path
@@ -56,8 +58,8 @@ def conservation(table: pd.DataFrame, server: Server) -> tuple[int, int, int]:
     stopped_waiting = goes & table.staleness.isna()
     active = comes.cumsum() - goes.cumsum()
     waiting = table.waiting.shift(fill_value=0) + came_to_wait - stopped_waiting  # before anybody is answered
-    in_flight = sum(server.version - given for given in server.ledger.working.values())
-    return int(table.staleness.sum()), in_flight, int((active - waiting)[stepped].sum())
+    jobs = active * server.ledger.jobs - waiting  # a worker that waits has one less
+    return int(table.staleness.sum()), server.ledger.in_flight(server.version), int(jobs[stepped].sum())
 
 
 def first_of_worker(table: pd.DataFrame) -> pd.Series:

@@ -7,7 +7,7 @@ from pathlib import Path
 from asgd import checkpoints
 from asgd.records import flatten
 
-SAME = ("model", "topology", "optimizer", "buffers", "seed")  # what a run cannot change half-way
+SAME = ("model", "topology", "optimizer", "wire", "worker", "buffers", "seed")  # what a run cannot change half-way
 PATTERN = re.compile(r"""(?P<key>[^=]+)=(?P<value>[^"'\[{][^"']*(?<!\$)\{[^{}$]*(\.\.|,)[^{}$]*\}[^"']*)""")
 
 
@@ -67,7 +67,7 @@ def check_resumable(config: dict, folder: Path) -> None:
     state = checkpoints.load(folder)
     before = state["config"]
     for part in SAME:
-        if before[part] != config[part]:
+        if before.get(part, config[part]) != config[part]:
             raise ValueError(
                 f"resume={folder}: that run has {part} {before[part]}, this command {config[part]}; "
                 "leave the option out to go on with the run as it was"

@@ -24,6 +24,9 @@ class ElasticWorker(LocalStepsWorker):
     a life becomes the replica. The server (``mixing.Attract``) has to know the same ``beta`` and ``workers``.
     """
 
+    overlaps = False  # the next round begins at what the last one's answer says of the centre
+    lossy = False  # what the server adds to the centre, the worker has to take from its replica
+
     @property
     def vectors(self) -> int:
         """The local optimizer's and the replica."""

@@ -8,12 +8,13 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asgd import buffers
+from asgd import buffers, overlap
 from asgd.budget import Budget
 from asgd.codecs import Codec, Identity
 from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
 from asgd.parameters import Parameters
+from asgd.precision import Precision
 from asgd.records import SUMMARY, flatten
 from asgd.server import Server
 from asgd.task import Evaluation, Task, build_task, check_outputs, plain
@@ -21,7 +22,8 @@ from asgd.trackers import Nothing, TensorBoard, Tracker
 from asgd.workers import GradientWorker
 
 ROLES = ("all", "ps", "worker", "evaluator")
-SHARED = ("model", "topology", "dataset", "optimizer", "schedule", "codec", "buffers", "workers", "seed")
+METHOD = ("model", "topology", "optimizer", "schedule", "codec", "wire", "worker", "buffers")
+SHARED = (*METHOD, "dataset", "workers", "seed")
 STORAGE = ("anonymous", "endpoint", "timeout", "retry_seconds", "cache_dir", "cache_gb")
 WHOLE = slice(0, None)  # of a vector
 LOCAL = ("url", "val_url", "path", "val_path", "loaders", "ahead", "eval_batch_size", *STORAGE)  # may differ by host
@@ -35,6 +37,8 @@ class Job:
         self.workers, self.seed = config["workers"], config["seed"]
         check_roles(config)
         self.buffers = buffers.choose(config["buffers"])
+        self.weights = Precision(config.get("wire", {}).get("weights", "fp32"))  # older runs have no such options
+        self.overlap = config.get("worker", {}).get("overlap", False)
         self.device = find_device(config["device"])
         self.threads = find_threads(config["threads"], self.workers)
         self.parts = instantiate(OmegaConf.create(config), _convert_="all")
@@ -50,6 +54,8 @@ class Job:
 
     def check(self) -> None:
         """ValueError for everything that can be known to fail before a process is started."""
+        if not isinstance(self.overlap, bool):
+            raise ValueError(f"worker.overlap={self.overlap}: true or false")
         choose("objective", self.config["objective"], SUMMARY)
         for part in ("evaluate", "checkpoint"):
             if self.config[part]["every"] < 0:
@@ -61,9 +67,19 @@ class Job:
             self.dataset.check()
         task = self.task("cpu")
         check_outputs(task, self.dataset.shape, self.dataset.classes)
+        worker = self.worker(task, rank=1, session=0)
         if self.leads:  # it may have to count all samples
-            self.server(task)
-        self.worker(task, rank=1, session=0)
+            self.check_method(self.server(task), worker)
+
+    def check_method(self, server: Server, worker: GradientWorker) -> None:
+        """ValueError for a method that does not go together with what is asked of its messages."""
+        if worker.weights.dtype and not worker.lossy:
+            raise ValueError(
+                f"wire.weights={self.weights.name} does not fit {type(worker).__name__}: its workers have to be given "
+                "the server's very numbers; use wire.weights=fp32"
+            )
+        if self.overlap:
+            overlap.check(server, worker)
 
     def check_trackers(self) -> None:
         """ValueError for what the server's node cannot write to."""
@@ -91,15 +107,19 @@ class Job:
         if first and self.dataset.assignment == "leased":
             longest = max(self.worker(task, rank, 0).steps(0) for rank in range(1, self.workers + 1))
             options["leases"] = self.dataset.leases(self.workers, longest)
-        options["codec"] = self.codec(task, rank=0)
+        options |= {"codec": self.codec(task, rank=0), "weights": Precision(self.weights.name)}
+        if self.overlap:
+            options["ledger"] = overlap.OverlapLedger()
         value = task.buffers if first else task.buffers.new_empty(0)
         merge = (self.buffers if value.numel() else buffers.Latest)(value)
         server = topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)
-        server.plain_bytes = task.params.nbytes + task.buffers.nbytes  # of all parts
+        of_all = task.buffers.nbytes  # of all parts, as the vectors are
+        server.plain_bytes, server.model_bytes = task.params.nbytes + of_all, self.weights.nbytes(task.params) + of_all
         return server
 
     def worker(self, task: Task, rank: int, session: int, round: int = 0) -> GradientWorker:
         worker = self.parts["topology"]["worker"](task, rank, session, round=round, seed=self.seed)
+        worker.weights = self.weights
         if codec := self.codec(task, rank):
             worker.compress(codec)
         return worker

@@ -14,6 +14,7 @@ class SharedMomentum(MeanOfUpdates):
     """NAG-ASGD: ``v <- gamma v + g``, a step along v; workers compute at ``x - eta gamma v``."""
 
     elementwise = True
+    looks_ahead = True
 
     def __init__(self, momentum: float):
         super().__init__()
@@ -67,6 +68,7 @@ class DanaZero(MomentumPerWorker):
     """DANA-Zero: as Multi-ASGD, and workers compute at ``x - eta gamma sum_j v_j``, where x will soon be."""
 
     elementwise = True
+    looks_ahead = True
 
     def __init__(self, momentum: float):
         super().__init__(momentum)

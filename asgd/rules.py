@@ -25,6 +25,8 @@ class MeanOfUpdates:
     def add(self, update: Update, weight: float) -> None:
         self.received.append((update, weight))
 
+    looks_ahead = False  # whether workers compute elsewhere than at the parameters
+
     @property
     def holds(self) -> bool:
         """Whether a payload is needed longer than the push that brings it."""

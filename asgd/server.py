@@ -13,6 +13,7 @@ from asgd.gate import Gate, measured
 from asgd.ledger import Entry, Ledger, ProtocolError
 from asgd.messages import Model, Reply, Update, an_event
 from asgd.parameters import Parameters
+from asgd.precision import Precision
 
 COUNTS = ("applied", "dropped", "cancelled", "duplicate", "nonfinite", "late")
 
@@ -26,7 +27,8 @@ class Server:
 
     ``correction`` changes a payload by what has happened since its worker was given a model (``asgd.corrections``);
     ``reads`` may give a worker something older than the newest model (``asgd.reads``); ``leases`` says what each is to
-    read (``asgd.data.leases``); ``codec`` decodes payloads (``asgd.codecs``); ``nonfinite``: see ``asgd.gate``.
+    read (``asgd.data.leases``); ``codec`` decodes payloads (``asgd.codecs``); ``weights`` rounds the models that are
+    given out (``asgd.precision``); ``nonfinite``: see ``asgd.gate``; ``ledger``: a new one of another kind.
     Observers get ``event(Event)`` for every arrival and ``version(server, now)`` after every step.
     """
 
@@ -34,16 +36,17 @@ class Server:
 
     def __init__(
         self, parameters: Parameters, buffers, rule, weight, policy, budget: Budget, workers: int, nonfinite="stop",
-        correction=None, reads=None, leases=None, codec=None,
+        correction=None, reads=None, leases=None, codec=None, weights=None, ledger=None,
     ):  # fmt: skip
         self.parameters, self.buffers, self.rule, self.policy = parameters, buffers, rule, policy
         self.budget, self.workers, self.correction, self.reads = budget, workers, correction, reads
-        self.leases, self.codec = leases, codec
+        self.leases, self.codec, self.weights = leases, codec, weights or Precision()
         self.gate = Gate(weight, nonfinite, payload=parameters.vector, buffers=buffers.value)
         self.published = buffers.value  # the buffers that belong to this version, [B]
-        self.plain_bytes = parameters.vector.nbytes + buffers.value.nbytes  # of a model, and of an update without codec
+        self.plain_bytes = parameters.vector.nbytes + buffers.value.nbytes  # of an update without codec
+        self.model_bytes = self.weights.nbytes(parameters.vector) + buffers.value.nbytes  # as workers are given it
         self.given = 0  # models that workers were given
-        self.ledger = Ledger()
+        self.ledger = Ledger() if ledger is None else ledger
         self.observers: list = []
         self.counts = dict.fromkeys(COUNTS, 0)
         self.samples = 0  # of the applied updates
@@ -120,7 +123,7 @@ class Server:
         here = entry is not None and entry.active
         if not here and (self.started or worker in self.missing):
             return self._release()
-        given = self.ledger.working.get(worker)
+        age = self.ledger.loses(worker, before)
         if not self.started:
             self.missing.add(worker)
         if here:
@@ -129,7 +132,6 @@ class Server:
                 self.leases.back(worker)
         self.buffers.forget(worker)
         self._advance(now)
-        age = None if given is None else before - given
         return self._finish(before, now, "leave", worker, entry.round if entry else None, age)
 
     def tick(self, now: float) -> list[Reply]:
@@ -218,7 +220,7 @@ class Server:
             raise ProtocolError(f"worker {update.worker}: {error}") from error
 
     def _corrected(self, update: Update, entry: Entry) -> Update:
-        view, params = entry.reply.model.params, self.parameters.vector.detach()
+        view, params = self.ledger.view(update, entry).params, self.parameters.vector.detach()
         return update._replace(payload=self.correction(update, view, params, self.version))
 
     def _step_if_ready(self, worker: int | None = None) -> None:
@@ -240,7 +242,8 @@ class Server:
         newest, replies = self.model() if workers else None, []
         for worker in workers:
             read = self.reads.read(worker, newest, ledger) if self.reads else newest
-            replies.append(ledger.answered(worker, read, self.leases.grant(worker) if self.leases else ()))
+            given = self.weights.rounded(read)
+            replies.append(ledger.answered(worker, given, self.leases.grant(worker) if self.leases else ()))
         self.given += len(replies)
         return replies
 

@@ -22,7 +22,7 @@ def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed
         "skipped_samples": skipped,
         "failed_workers": failed,
         "bytes_pushed": int(results.updates(folder)["bytes"].sum()),
-        "bytes_pulled": server.given * server.plain_bytes,
+        "bytes_pulled": server.given * server.model_bytes,
     }
     content = {name: figures[name] for name in SUMMARY}
     write_json(folder / "summary.json", content)

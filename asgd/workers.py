@@ -7,15 +7,19 @@ import torch
 from asgd.codecs import Codec
 from asgd.data.batch import Batch
 from asgd.messages import Model, Update, an_update
+from asgd.precision import Precision
 from asgd.seeds import torch_seed
 from asgd.task import Gradient, Task, Work
 
 NOTHING = torch.empty(0)
+FULL = Precision()
 
 
 class Worker:
     """``rank`` is 1..workers, ``session`` a fresh number for each life, ``round`` the first round of this life."""
 
+    overlaps = True  # whether a round may begin before the last one is answered (``asgd.overlap``)
+    lossy = True  # whether models may be rounded (``asgd.precision``)
     stateless = True  # an update depends on nothing but its model, round and batches
     vectors = 0  # [P] that a worker keeps from round to round
 
@@ -24,6 +28,7 @@ class Worker:
         self.skipped = 0  # broken samples that the data left out
         self.batch: Batch | None = None  # the last one
         self.codec: Codec | None = None  # makes payloads smaller for the way
+        self.weights = FULL  # of the models it is given
 
     def steps(self, round: int) -> int:
         """How many batches a round takes."""
@@ -46,6 +51,11 @@ class Worker:
         """In a round: the payload, or what a codec makes of it, and the buffers."""
         payload = self.task.params.nbytes if self.codec is None else self.codec.nbytes
         return payload + self.task.buffers.nbytes
+
+    @property
+    def bytes_received(self) -> int:
+        """In a round: a model's parameters, as they are rounded, and its buffers."""
+        return self.weights.nbytes(self.task.params) + self.task.buffers.nbytes
 
     def leave_out(self, model: Model, batches: Iterator[Batch]) -> Update:
         """The answer that will not be looked at: its batches are taken, and nothing is computed."""
@@ -93,6 +103,7 @@ class MomentumWorker(GradientWorker):
     """
 
     stateless, vectors = False, 1
+    overlaps = False  # gamma v stands for what its next step does to the parameters
 
     def __init__(self, *arguments, momentum: float, **keywords):
         super().__init__(*arguments, **keywords)

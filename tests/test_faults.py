@@ -40,6 +40,20 @@ def test_ctrl_c_does_not_wait_for_a_batch_that_takes_for_ever(start):
     assert results.summary(run.folder)["updates"] == 12
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["engine.payload=wire", "worker.overlap=true"])
+def test_a_worker_that_is_killed_while_vectors_travel_is_missed(start, option):
+    run = start("model=mlp", "model.hidden=[4000]", "budget.epochs=null", "budget.seconds=60", option)
+    run.until(lambda: under_way(run))
+    run.processes()
+    run.node("worker1").kill()
+    run.until(lambda: any(",leave,1," in row for row in run.rows("ps/updates.csv")))
+    before = len(run.rows("ps/updates.csv"))
+    run.until(lambda: len(run.rows("ps/updates.csv")) > before + 20)
+    run.process.send_signal(signal.SIGINT)
+    assert run.gone(10) == [] and results.summary(run.folder)["failed_workers"] == 1
+
+
 def test_a_worker_by_hand_says_that_its_server_is_gone(start):
     options = [*LONG, "workers=1", f"engine.port={free_port()}", "evaluate.every=0"]
     server = start("role=ps", *options, name="ps")

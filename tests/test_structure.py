@@ -31,11 +31,11 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "reads": ("ledger", "messages"),
     "mixing": ("messages",),
     "delayed_nesterov": ("rules",),
-    "server": ("budget", "gate", "ledger", "messages", "parameters"),
+    "server": ("budget", "gate", "ledger", "messages", "parameters", "precision"),
     "elementwise": ("server",),
     "task": ("data.batch", "flat", "seeds"),
     "flat": (),
-    "workers": ("codecs", "data.batch", "messages", "seeds", "task"),
+    "workers": ("codecs", "data.batch", "messages", "precision", "seeds", "task"),
     "local_steps": ("data.batch", "messages", "workers"),
     "elastic": ("data.batch", "messages", "mixing", "seeds", "task", "workers"),
     "codecs": ("codecs", "seeds"),
@@ -69,7 +69,9 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
         "codecs",
         "data.batch",
         "data.prefetch",
+        "overlap",
         "parameters",
+        "precision",
         "records",
         "server",
         "task",
@@ -79,6 +81,9 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "engines.hub": ("ledger", "messages", "server"),
     "engines.rpc": ("codecs", "engines.lanes", "engines.rendezvous", "engines.shared", "messages", "task"),
     "engines.lanes": ("codecs", "parameters"),
+    "engines.overlapping": ("messages", "parameters", "task"),
+    "overlap": ("ledger", "messages", "server", "workers"),
+    "precision": ("messages", "parameters"),
     "engines.shared": (),
     "engines.parts": (),
     "engines.ordered": ("engines.hub", "ledger", "messages", "server"),
@@ -86,7 +91,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
 CORE = (
     "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "
     "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass "
-    "elementwise"
+    "elementwise precision overlap"
 ).split()
 OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
 

@@ -6,12 +6,14 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Protocol
 
 from asgd import describe
 from asgd.data.batch import Batch
+from asgd.engines.overlapping import Overlapping, Stopped
 from asgd.job import Job
 from asgd.messages import Reply, Update
 from asgd.records import METRICS, Table, write_json
@@ -53,10 +55,6 @@ class Exchange(Protocol):
     def push(self, update: Update) -> Reply: ...
 
 
-class Stopped(Exception):
-    """The run is over; what the worker computes would come too late."""
-
-
 class TimedBatches:
     """Passes batches on, counts the seconds they were waited for, and raises ``Stopped`` once ``stop`` is set.
 
@@ -91,14 +89,18 @@ def check_timing(job: Job) -> None:
     if job.timing.service_draws() is not None:
         service = job.config["timing"]["service"]
         raise ValueError(f"timing.service={service}: null on this engine, whose server takes the time it takes")
+    if job.overlap and job.timing.link_draws(1, 1) is not None:
+        raise ValueError(
+            "worker.overlap=true: timing.uplink and downlink are slept on this engine, and nothing is computed then; "
+            "leave them null, or take engine=virtual"
+        )
 
 
 def extra_seconds(timing: Timing, worker: Worker) -> Iterator[float]:
     """What ``timing`` adds to each round; to be asked before the round."""
-    size = worker.task.params.nbytes + worker.task.buffers.nbytes
-    compute = timing.compute_draws(worker.rank, worker.round)
-    links = timing.link_draws(worker.rank, size, worker.round, up=worker.bytes_sent) or itertools.repeat(0.0)
-    for seconds, link in zip(compute, links, strict=True):
+    sizes = worker.bytes_received, worker.round, worker.bytes_sent
+    compute, links = timing.compute_draws(worker.rank, worker.round), timing.link_draws(worker.rank, *sizes)
+    for seconds, link in zip(compute, links or itertools.repeat(0.0), strict=True):
         yield seconds * worker.steps(worker.round) + link
 
 
@@ -159,12 +161,15 @@ def run_worker(job: Job, node: WorkerNode, rank: int, round: int, exchange: Exch
     """Build worker ``rank`` at its ``round`` and let it work until the run is over; broken samples it left out."""
     session = secrets.randbits(62)
     task = job.task()
+    exchange = Overlapping(exchange) if job.overlap else exchange
     exchange.attach(task)
     worker = job.worker(task, rank, session, round)
     log.info("worker %d starts at round %d on %s", rank, round, job.device)
     batches = job.batches(worker, job.dataset.ahead)
+    extra = extra_seconds(job.timing, worker)
     try:
-        work(worker, TimedBatches(batches, stop), exchange, node.metrics, clock, extra_seconds(job.timing, worker))
+        with exchange if job.overlap else nullcontext():
+            work(worker, TimedBatches(batches, stop), exchange, node.metrics, clock, extra)
     except Stopped:
         pass
     finally:

@@ -123,3 +123,35 @@ class ClockOnly(Fleet):
         worker = self.workers[rank]
         samples = worker.steps(worker.round) * self.samples
         return worker.update(self.held[rank], self.params, self.buffers, None, None, samples)
+
+
+class Ahead:
+    """A fleet whose workers have two models: what the next update is computed on, and what the one after that is."""
+
+    later: dict[int, Model]
+
+    def dismiss(self, rank: int) -> None:
+        super().dismiss(rank)
+        self.later.pop(rank, None)
+
+    def give(self, rank: int, model: Model, leases: tuple) -> None:
+        self.later[rank] = model
+        if rank not in self.held:
+            super().give(rank, model, leases)
+
+    def take(self, rank: int, takes: Callable[[int], bool]) -> Update:
+        update = super().take(rank, takes)
+        self.held[rank] = self.later[rank]
+        return update
+
+
+class AheadFleet(Ahead, Fleet):
+    def __init__(self, *arguments):
+        self.later = {}
+        super().__init__(*arguments)
+
+
+class AheadClockOnly(Ahead, ClockOnly):
+    def __init__(self, *arguments):
+        self.later = {}
+        super().__init__(*arguments)

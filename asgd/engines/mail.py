@@ -53,6 +53,7 @@ class Mail:
     def _open_shelf(self, place: Place) -> None:
         self.shelf = Shelf()
         self.hub.server.parameters.live_in(self.shelf.allocate)
+        self.hub.server.weights.live_in(self.shelf.allocate)
         workers, each = self.hub.server.workers, place.nbytes
         log.info(
             "shared memory: %s bytes for a worker's updates, and as many for each version in use, at most %d and those "

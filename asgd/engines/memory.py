@@ -21,7 +21,7 @@ def vectors(job: Job, at_once: int) -> int:
     server = job.server(task)
     worker = job.worker(task, 1, 0)
     kept = [worker, worker.codec, server.rule, server.correction, server.reads]
-    each = 2 + sum(getattr(part, "vectors", 0) for part in kept)
+    each = 1 + server.ledger.jobs + sum(getattr(part, "vectors", 0) for part in kept)
     return job.workers * each + at_once * (1 + Stacked.peak_vectors) + SERVER
 
 

@@ -181,7 +181,8 @@ def work(job: Job, rank: int, folder: Path) -> None:
     torch.set_num_threads(job.threads)
     service, name = WorkerService(), f"worker{rank}"
     store, place, interface = enlist(job, name, rank)
-    exchange = divided.exchange(rank, job.engine.payload, job.engine.servers, store, job.engine.join_timeout)
+    held = 2 if job.overlap else 1
+    exchange = divided.exchange(rank, job.engine.payload, job.engine.servers, store, job.engine.join_timeout, held)
     rpc.connect(name, place, service, store, interface, threads=4)
     welcome = rpc.result(rpc.call("ps", "hello", rank))
     clock = Clock(welcome["clock"])

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from heapq import heapify, heappop, heappush, nsmallest
+from itertools import repeat
 from math import inf
 from operator import add
 
 from asgd.display import Display
-from asgd.engines.fleet import ClockOnly, Fleet
+from asgd.engines.fleet import AheadClockOnly, AheadFleet, ClockOnly, Fleet
 from asgd.engines.in_process import InProcessEngine, VirtualClock
 from asgd.engines.recorder import Recorder
 from asgd.job import Job
@@ -48,14 +49,16 @@ class VirtualEngine(InProcessEngine):
         check_data(job)
 
     def play(self, job: Job, recorder: Recorder) -> Fleet:
-        cluster = Cluster(recorder.server, job, recorder.clock, partial(self._fleet, job, recorder.server.selective))
+        kind = OverlapCluster if job.overlap else Cluster
+        cluster = kind(recorder.server, job, recorder.clock, partial(self._fleet, job, recorder.server.selective))
         cluster.run(recorder)
         return cluster.fleet
 
     def _fleet(self, job: Job, selective: bool, coming: Callable) -> Fleet:
         if not job.task("cpu").params.numel():
-            return ClockOnly(job)
-        return Fleet(job, self.gradients, self.at_once, selective, coming)
+            return AheadClockOnly(job) if job.overlap else ClockOnly(job)
+        kind = AheadFleet if job.overlap else Fleet
+        return kind(job, self.gradients, self.at_once, selective, coming)
 
 
 def takes_time(job: Job, rank: int) -> bool:
@@ -112,9 +115,8 @@ class Cluster:
 
     def durations(self, worker: Worker) -> Iterator[float]:
         """The seconds from each model that the worker is given to the arrival of its update."""
-        size = self.fleet.task.params.nbytes + self.fleet.task.buffers.nbytes
         seconds = self.timing.compute_draws(worker.rank, worker.round)
-        links = self.timing.link_draws(worker.rank, size, worker.round, up=worker.bytes_sent)
+        links = self.timing.link_draws(worker.rank, worker.bytes_received, worker.round, up=worker.bytes_sent)
         if type(worker).steps is not Worker.steps:
             seconds = (each * worker.steps(worker.round) for each in seconds)
         return map(add, seconds, links) if links else seconds
@@ -171,3 +173,29 @@ class Cluster:
         else:
             log.error("no worker will ever arrive again: the recorded durations are used up; give a smaller budget")
             self.server.end("error")
+
+
+class OverlapCluster(Cluster):
+    """Workers compute while their last update and its answer are on the way: what takes longer decides."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.sent: dict[int, float] = {}  # when each worker sent its last update, and began to compute the next
+
+    def durations(self, worker: Worker) -> Iterator[tuple[float, float, float]]:
+        """The seconds of each job: computing, on the way down and on the way up."""
+        sizes = {"downlink": worker.bytes_received, "uplink": worker.bytes_sent}
+        links = [self.timing.way_draws(way, worker.rank, sizes[way], worker.round) or repeat(0.0) for way in sizes]
+        seconds = self.timing.compute_draws(worker.rank, worker.round)
+        return zip((each * worker.steps(worker.round) for each in seconds), *links, strict=True)
+
+    def answer(self, replies: list[Reply]) -> None:
+        """An update is sent when it is computed and the one before has been answered."""
+        for worker, model, leases in replies:
+            if model is not None:
+                self.fleet.give(worker, model, leases)
+                compute, down, up = next(self.seconds[worker])
+                got = self.clock.now + down
+                self.sent[worker] = max(self.sent.get(worker, got) + compute, got)
+                self.due[worker] = at = self.sent[worker] + up
+                heappush(self.heap, (at, worker))

@@ -97,13 +97,13 @@ class Timing:
 
         None without links.
         """
-        sizes = {"uplink": size if up is None else up}
-        ways = [
-            link.draws(self.seed, purpose, worker, sizes.get(purpose, size), start)
-            for purpose, link in self.links.items()
-        ]
-        taken = [draws for draws in ways if draws is not None]
+        sizes = {"downlink": size, "uplink": size if up is None else up}
+        taken = [draws for way in sizes if (draws := self.way_draws(way, worker, sizes[way], start)) is not None]
         return map(add, *taken) if len(taken) == 2 else next(iter(taken), None)
+
+    def way_draws(self, way: str, worker: int, size: int, start: int = 0) -> Iterator[float] | None:
+        """Endless seconds of messages of ``size`` bytes on one of the ``links``; None where they are always 0."""
+        return self.links[way].draws(self.seed, way, worker, size, start)
 
     def service_draws(self, start: int = 0) -> Iterator[float] | None:
         """Endless seconds, one for each arrival at the server; None without. A delay model gives those of worker 1."""
