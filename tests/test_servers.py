@@ -273,6 +273,8 @@ def test_a_state_that_was_taken_apart_is_whole_again(topology):
     found = parts(state["parameters"]["params"], 3)
     pieces = [cut(state, 650, part) for part in found]
     assert [piece["parameters"]["params"].numel() for piece in pieces] == [part.stop - part.start for part in found]
+    assert all(torch.equal(piece["buffers"]["value"], torch.ones(650)) for piece in pieces)
+    assert all(torch.equal(piece["published"], torch.ones(650)) for piece in pieces)
     assert equal(joined(pieces, [part.stop - part.start for part in found]), state)
 
 
