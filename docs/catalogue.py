@@ -1,12 +1,8 @@
-"""Writes docs/catalogue.md from the files of conf/topology and conf/timing and from the tests.
-
-``python docs/catalogue.py`` writes the page, with ``--check`` it only exits with 1 if the page is not up to date.
-"""
+"""The page about methods and delay models, from the files of conf/topology and conf/timing and from the tests."""
 
 import ast
 import json
 import re
-import sys
 from functools import cache, cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -20,7 +16,6 @@ from asgd.weights import Constant
 from asgd.workers import MomentumWorker
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "catalogue.md"
 PARTS = ("worker", "rule", "weight", "policy", "correction", "reads", "outer")
 NOT_OPTIONS = {"defaults", "server", "optimizer", *PARTS}
 KEYWORDS = r"Expect|Defaults?|Traps?"
@@ -37,7 +32,7 @@ FAMILIES = {
 TOP = """# The catalogue
 
 What is in [conf/topology](../conf/topology) and [conf/timing](../conf/timing), in the words of the files themselves.
-Written by `python docs/catalogue.py`; a test compares it with them.
+Written by `python -m docs.pages`; a test compares it with them.
 
 `topology=NAME` chooses a method, `topology.OPTION=VALUE` sets one of its options. The tests are properties that must
 hold: **A** of clocks and staleness, **B** of the exact dynamics on quadratics, **C** equalities between methods,
@@ -246,14 +241,3 @@ def page() -> str:
     rows = [delay_row(each) for each in presets("timing")]
     blocks += [DELAYS.strip(), table(["timing", "what it is", "model", "paper"], rows)]
     return "\n\n".join([*blocks, "## Each topology", *sections]) + "\n"
-
-
-def main(words: list[str]) -> int:
-    if words == ["--check"]:
-        return int(not PAGE.exists() or PAGE.read_text() != page())
-    PAGE.write_text(page())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

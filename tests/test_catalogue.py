@@ -1,17 +1,10 @@
 """The catalogue of methods: as the files and the tests have it, and nothing without a paper, an expectation, a test."""
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import pytest
 
-catalogue = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "docs" / "catalogue.py")))
+from docs import catalogue
+
 TOPOLOGIES, DELAYS = (catalogue.presets(group) for group in ("topology", "timing"))
-
-
-def test_the_page_is_up_to_date():
-    assert catalogue.PAGE.read_text() == catalogue.page(), "run `python docs/catalogue.py`"
 
 
 def test_all_topologies_but_the_oldest_name_their_paper():
