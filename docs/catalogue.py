@@ -32,7 +32,7 @@ FAMILIES = {
 TOP = """# The catalogue
 
 What is in [conf/topology](../conf/topology) and [conf/timing](../conf/timing), in the words of the files themselves.
-Written by `python -m docs.pages`; a test compares it with them.
+Written by `make pages`; a test compares it with them.
 
 `topology=NAME` chooses a method, `topology.OPTION=VALUE` sets one of its options. The tests are properties that must
 hold: **A** of clocks and staleness, **B** of the exact dynamics on quadratics, **C** equalities between methods,

@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 TOP = """# Configuration
 
-Every file of [conf](../conf/config.yaml), in its own words. Written by `python -m docs.pages`; a test compares it with
+Every file of [conf](../conf/config.yaml), in its own words. Written by `make pages`; a test compares it with
 them.
 
 `GROUP=NAME` chooses a file, `GROUP.OPTION=VALUE` changes one of its options; `python -m asgd.run --help` lists the
-groups, and `python -m asgd.run OPTIONS --cfg job` shows what they come to. A class is named by `_target_`, and may be one
-of [your own](extending.md); an option that is an object with options of its own is shown with the name of its class.
-`${...}` takes the value of another option.
+groups, and `python -m asgd.run OPTIONS --cfg job` shows what they come to. A class is named by `_target_`, and may be
+one of [your own](extending.md); an option that is an object with options of its own is shown with the name of its
+class. `${...}` takes the value of another option.
 
 ## The main file
 """
@@ -36,6 +36,9 @@ GROUPS = {
     "timing": "How long everything takes: in virtual time all there is, on real engines slept on top. "
     "See the [delay models](catalogue.md#delay-models).",
     "engine": "How messages move and what the time is. See [engines](engines.md).",
+    "tracker": "Who else is told of a run.",
+    "hydra/launcher": "Where the runs of a sweep are made.",
+    "hydra/sweeper": "Which runs a sweep makes.",
 }
 LISTED = {
     "topology": "The methods; their options are in [the catalogue](catalogue.md).",
@@ -76,9 +79,14 @@ class File:
     def facts(self) -> list[str]:
         content = yaml.safe_load(self.text)
         below = [each for each in content.get("defaults", []) if each != "_self_"]
-        facts = [f"On top of [{each}](#{self.group}{each})." for each in below if isinstance(each, str)]
+        facts = [f"On top of {self.sibling(each)}." for each in below if isinstance(each, str)]
         facts += [f"Chooses {shown(each)} as well." for each in below if isinstance(each, dict)]
         return facts + ([f"Class: {source(content['_target_'])}."] if "_target_" in content else [])
+
+    def sibling(self, name: str) -> str:
+        """A file that it starts from; one of Hydra's has no section here."""
+        ours = self.path.with_stem(name).exists()
+        return f"[{name}](#{anchor(self.group, name)})" if ours else f"Hydra's `{name}`"
 
     def options(self, node: yaml.MappingNode | None = None, prefix: str = "") -> Iterator[Option]:
         """All that can be given on the command line, by its whole name."""
@@ -90,7 +98,7 @@ class File:
             comment = self.comment(key if nested else value)
             default = target(value) if nested else self.text[value.start_mark.index : value.end_mark.index]
             if default or comment or not nested:
-                yield Option(f"{self.group}.{name}".strip("."), default, comment)
+                yield Option(f"{self.group.replace('/', '.')}.{name}".strip("."), default, comment)
             if nested:
                 yield from self.options(value, f"{name}.")
 
@@ -111,10 +119,16 @@ def shown(choice: dict) -> str:
     return f"`{key.split('/')[-1].partition('@')[0]}={value}`"
 
 
+def anchor(group: str, name: str) -> str:
+    """Of the heading ``group=name``."""
+    return re.sub(r"[/=]", "", group + name)
+
+
 def source(name: str) -> str:
     """A class, with a link to its file where that is ours."""
-    path = Path(inspect.getsourcefile(get_object(name)) or "/")
-    return f"[`{name}`](../{path.relative_to(ROOT)})" if path.is_relative_to(ROOT) else f"`{name}`"
+    if not name.startswith("asgd."):
+        return f"`{name}`"
+    return f"[`{name}`](../{Path(inspect.getsourcefile(get_object(name))).relative_to(ROOT)})"
 
 
 def files(group: str) -> list[File]:
@@ -125,7 +139,8 @@ def groups() -> list[str]:
     """Those of the main file in its order, then the others."""
     chosen = yaml.safe_load((CONF / "config.yaml").read_text())["defaults"]
     named = [name for each in chosen if isinstance(each, dict) for name in each]
-    return named + sorted({path.parent.name for path in CONF.glob("*/*.yaml")} - {*named})
+    there = {path.parent.relative_to(CONF).as_posix() for path in CONF.glob("*/**/*.yaml")}
+    return named + sorted(name for name in there - {*named} if not name.startswith("experiment/"))
 
 
 def options(file: File) -> list[str]:

@@ -1,4 +1,4 @@
-"""The page about the studies in experiments: of each README the claim, the figure, the result, and what did not come out."""
+"""The page about the studies in experiments: of each README claim, figure, result, and what did not come out."""
 
 import posixpath
 import re
@@ -11,7 +11,7 @@ TOP = """# Studies
 
 One folder of [experiments](design.md#5-layout) per question, with its command, its figures, its data and its caveats.
 This page is their short form, in their own words, and with what did *not* come out as published. Written by
-`python -m docs.pages`; a test compares it with them.
+`make pages`; a test compares it with them.
 """
 PUBLISHED = """## Published claims
 
