@@ -194,6 +194,11 @@ def in_order(ids) -> list[str]:
 
 def markdown(text: str) -> str:
     text = re.sub(r"(`[^`]*`)|([*|<])", lambda found: found[1] or "\\" + found[2], text)
+    return with_arxiv(text)
+
+
+def with_arxiv(text: str) -> str:
+    """``arXiv:2501.16168`` as a link."""
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
 
 

@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\(([^)#\s]+)")
-AS_IT_IS = (".md", ".png", ".svg")
+AS_IT_IS = (".md", ".png", ".svg", ".css")
 SHOWN = """---
 search: {{exclude: true}}
 hide: [toc]
@@ -24,7 +24,7 @@ hide: [toc]
 
 
 class Shown(File):
-    """A source or a folder, as a page; its path stays its address."""
+    """A source or a folder, as a page."""
 
     def is_documentation_page(self) -> bool:
         return True
@@ -37,7 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def first_pages() -> list[Path]:
-    return [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md")]
+    return [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.css")]
 
 
 def reached(paths: list[Path]) -> set[Path]:
@@ -63,7 +63,7 @@ def published(path: Path, config: MkDocsConfig) -> File:
     name = path.relative_to(ROOT).as_posix()
     if path.suffix in AS_IT_IS:
         return File(name, str(ROOT), config.site_dir, config.use_directory_urls)
-    page = Shown(name, None, config.site_dir, config.use_directory_urls, dest_uri=f"{name}/index.html")
+    page = Shown(name, None, config.site_dir, config.use_directory_urls, dest_uri=f"{name}.html")
     page.content_string = SHOWN.format(path=name, text=listing(path) if path.is_dir() else fenced(path))
     return page
 

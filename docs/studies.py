@@ -4,6 +4,8 @@ import posixpath
 import re
 from pathlib import Path
 
+from docs.catalogue import with_arxiv
+
 ROOT = Path(__file__).parents[1]
 LABEL = re.compile(r"\*\*([^*]+?)\.?\*\*")
 FAILED = "What did not come out"
@@ -31,7 +33,8 @@ class Study:
     def moved(self, text: str) -> str:
         """With links that begin at docs."""
         place = f"../experiments/{self.path.parent.name}"
-        return re.sub(r"\]\(([^):]+)\)", lambda found: f"]({posixpath.normpath(f'{place}/{found[1]}')})", text)
+        moved = re.sub(r"\]\(([^):]+)\)", lambda found: f"]({posixpath.normpath(f'{place}/{found[1]}')})", text)
+        return with_arxiv(moved)
 
     def part(self, *labels: str) -> list[str]:
         """The paragraphs from one of these labels on to the next label."""

@@ -74,9 +74,8 @@ def test_a_page_that_is_made_of_other_files_is_up_to_date(name):
 
 def test_the_site_is_built_without_a_warning_and_has_every_page(site):
     for page in PAGES:
-        name = page.relative_to(ROOT).with_suffix("").as_posix()
-        folder = name.removesuffix("README").removesuffix("index")
-        assert (site / folder / "index.html").exists(), name
+        path = site / page.relative_to(ROOT)
+        assert path.with_name("index.html" if page.name == "README.md" else f"{page.stem}.html").exists(), page
 
 
 def test_the_site_needs_nothing_from_the_network(site):
