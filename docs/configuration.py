@@ -103,8 +103,11 @@ class File:
                 yield from self.options(value, f"{name}.")
 
     def comment(self, node: yaml.Node) -> str:
-        """What is behind a value, in the same line."""
-        return self.lines[node.end_mark.line][node.end_mark.column :].partition("# ")[2]
+        """What is behind a value, in the same line and in those below that go on with nothing but it."""
+        line, rest = self.lines[node.end_mark.line], self.lines[node.end_mark.line + 1 :]
+        start = line.find("# ", node.end_mark.column)
+        more = takewhile(lambda each: each.lstrip().startswith("# ") and each.index("# ") == start, rest)
+        return " ".join(each[start + 2 :] for each in [line, *more]) if start >= 0 else ""
 
 
 def target(node: yaml.MappingNode) -> str:

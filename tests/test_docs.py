@@ -21,7 +21,8 @@ from omegaconf import OmegaConf
 import asgd
 from asgd import command_line, results, words
 from asgd.job import Job
-from docs import pages
+from asgd.records import flatten
+from docs import configuration, pages
 from tests.documents import PAGES, READMES, ROOT, blocks, commands, write_own
 from tests.scripted import CONF, a_server, an_update
 
@@ -29,6 +30,7 @@ DOCS, EXTENDING = ROOT / "docs", ROOT / "docs/extending.md"
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 TARGETS = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 TYPED = sorted({each for page in PAGES for each in commands(page)})
+NOT_THE_JOBS = re.compile(r"-m$|\+?hydra[./]|sweep\.resume=")
 SHORT = ("model=mlp", "model.hidden=[8]", "evaluate.every=20", "budget.epochs=null", "budget.updates=40")
 
 
@@ -55,10 +57,10 @@ def at_home(home, monkeypatch) -> Path:
 
 
 def composed(options: list[str], home: Path) -> dict:
-    """What Hydra makes of the words; of a sweep what its last run gets."""
-    options = [word for word in options if word not in ("-m", "--cfg", "job", "--help")]
+    """What Hydra makes of the words for a job; of a sweep what its last job gets, whoever starts it."""
+    options = command_line.prepare([word for word in options if not NOT_THE_JOBS.match(word)])
     own = f"hydra.searchpath=[file://{home / 'own'}]"
-    options = [own if word == "--config-dir=own" else word for word in command_line.prepare(options)]
+    options = [own if word == "--config-dir=own" else word for word in options]
     last = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(options), None)[-1][-1]
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         return OmegaConf.to_container(compose("config", last), resolve=True, throw_on_missing=True)
@@ -70,6 +72,24 @@ def composed(options: list[str], home: Path) -> dict:
 @pytest.mark.parametrize("name", pages.PAGES)
 def test_a_page_that_is_made_of_other_files_is_up_to_date(name):
     assert (DOCS / name).read_text() == pages.PAGES[name](), "run `make pages`"
+
+
+@pytest.mark.parametrize("path", [*CONF.glob("*.yaml"), *CONF.glob("[!e]*/**/*.yaml"), *CONF.glob("engine/*.yaml")])
+def test_every_option_is_found_with_its_default(path):
+    file, content = configuration.File(path), yaml.safe_load(path.read_text())
+    group = [path.parent.relative_to(CONF).as_posix().replace("/", ".")] * (path.parent != CONF)
+    options = {".".join([*group, name]): value for name, value in flatten(content).items() if "_target_" not in name}
+    found = {option.name: yaml.safe_load(option.default or "null") for option in file.options()}
+    left_out = re.compile(r"hydra\.(?!launcher|sweeper)|.*\b(defaults|_partial_)$")
+    assert {name: value for name, value in options.items() if not left_out.match(name)}.items() <= found.items()
+
+
+def test_a_comment_goes_on_below_its_option(tmp_path, monkeypatch):
+    monkeypatch.setattr(configuration, "CONF", tmp_path.parent)
+    path = tmp_path / "a.yaml"
+    path.write_text('# A file.\nurl: "a#b"\nlr: 0.1  # so that it is\n         # stable\n# of b\nb: {}\n')
+    comments = {option.name.rpartition(".")[2]: option.comment for option in configuration.File(path).options()}
+    assert comments == {"url": "", "lr": "so that it is stable", "b": ""}
 
 
 def test_the_site_is_built_without_a_warning_and_has_every_page(site):
@@ -134,9 +154,9 @@ def extras(text: str) -> set[str]:
     return {each for found in re.findall(r"(?:asgd|\.)\[([\w,]+)\]", text) for each in found.split(",")}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_extras_that_a_page_names_are_there(page):
-    assert extras(page.read_text()) <= EXTRAS
+def test_the_extras_are_explained_and_no_page_names_others():
+    assert extras((DOCS / "installing.md").read_text()) == EXTRAS
+    assert all(extras(page.read_text()) <= EXTRAS for page in PAGES)
 
 
 # Code
