@@ -36,7 +36,7 @@ GROUPS = {
     "timing": "How long everything takes: in virtual time all there is, on real engines slept on top. "
     "See the [delay models](catalogue.md#delay-models).",
     "engine": "How messages move and what the time is. See [engines](engines.md).",
-    "tracker": "Who else is told of a run.",
+    "tracker": "Who else is told of a run. See [watching](watching.md#tensorboard-mlflow-weights-biases).",
     "hydra/launcher": "Where the runs of a sweep are made.",
     "hydra/sweeper": "Which runs a sweep makes.",
 }
