@@ -169,6 +169,8 @@ def test_the_topology_of_the_readme_runs_as_it_is_typed(home, start):
     summary = results.summary(command.folder)
     assert summary["ended"] == "budget" and summary["updates"] == 40
     assert summary["applied"] == 3 * 40 and summary["staleness_max"] >= 1
+    shown = [block.text for block in blocks(READMES[0]) if block.text.startswith("# own/")]
+    assert len(shown) == 2 and sum(len(text.splitlines()) for text in shown) <= 20
 
 
 def test_the_rule_of_the_readme_steps_along_the_median(at_home):
