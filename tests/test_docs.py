@@ -24,7 +24,7 @@ from asgd.job import Job
 from asgd.records import flatten
 from docs import configuration, pages
 from tests.documents import PAGES, READMES, ROOT, blocks, commands, write_own
-from tests.scripted import CONF, a_server, an_update
+from tests.scripted import CONF, a_job, a_server, an_update
 
 DOCS, EXTENDING = ROOT / "docs", ROOT / "docs/extending.md"
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
@@ -56,14 +56,16 @@ def at_home(home, monkeypatch) -> Path:
     return home
 
 
-def composed(options: list[str], home: Path) -> dict:
-    """What Hydra makes of the words for a job; of a sweep what its last job gets, whoever starts it."""
+def job(options: list[str], home: Path) -> Job:
+    """What the words make; of a sweep its last job, whoever starts it."""
     options = command_line.prepare([word for word in options if not NOT_THE_JOBS.match(word)])
-    own = f"hydra.searchpath=[file://{home / 'own'}]"
-    options = [own if word == "--config-dir=own" else word for word in options]
-    last = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(options), None)[-1][-1]
+    given = [word for word in options if word != "--config-dir=own"]
+    last = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(given), None)[-1][-1]
+    if given == options:
+        return a_job(*last, problem=(), limits=())
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        return OmegaConf.to_container(compose("config", last), resolve=True, throw_on_missing=True)
+        config = compose("config", [*last, f"hydra.searchpath=[file://{home / 'own'}]"])
+    return Job(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 # The pages
@@ -131,7 +133,7 @@ def test_a_command_of_the_pages_can_be_typed(command, at_home, monkeypatch):
     program, *rest = shlex.split(re.sub(r"engine\.host=\S+", "engine.host=127.0.0.1", command))
     if "-m" in rest:
         module, options = rest[rest.index("-m") + 1], rest[rest.index("-m") + 2 :]
-        Job(composed(options, at_home)) if module == "asgd.run" else parse(module, options)
+        job(options, at_home) if module == "asgd.run" else parse(module, options)
     elif program == "make":
         assert rest[0] in TARGETS
     elif program == "pip":
@@ -186,13 +188,13 @@ def test_the_rule_of_the_readme_steps_along_the_median(at_home):
 def test_weight_model_and_data_set_of_the_pages_learn_together(at_home, tmp_path):
     typed = [shlex.split(each)[3:] for each in commands(EXTENDING)]
     options = [word for each in typed for word in each if not word.startswith("model=mlp")]
-    job = Job(composed([*dict.fromkeys(options), "engine=virtual", *SHORT[2:]], at_home))
-    job.check()
-    job.engine.run(job, tmp_path)
+    made = job([*dict.fromkeys(options), "engine=virtual", *SHORT[2:]], at_home)
+    made.check()
+    made.engine.run(made, tmp_path)
     summary = results.summary(tmp_path)
     assert summary["ended"] == "budget" and summary["best_accuracy"] > 0.8
     updates = results.updates(tmp_path).query("event == 'push'")
-    assert (updates.applied == (updates.staleness <= 8)).all() and job.workers == 4
+    assert (updates.applied == (updates.staleness <= 8)).all() and made.workers == 4
 
 
 def test_the_weight_of_the_pages_is_what_it_says(at_home):
