@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\(([^)#\s]+)")
-AS_IT_IS = (".md", ".png", ".svg", ".css")
+AS_IT_IS = (".md", ".png", ".svg", ".css", ".ipynb")
 SHOWN = """---
 search: {{exclude: true}}
 hide: [toc]
