@@ -46,18 +46,19 @@ class Mail:
             return None
         with self.hub.lock:
             if self.shelf is None:
-                self._open_shelf(place)
+                self._open_shelf(place, held)
             self.outboxes[rank], self.lent[rank] = outbox[self.part], deque(maxlen=held)
             return self.shelf.place(self.hub.server.parameters.vector)
 
-    def _open_shelf(self, place: Place) -> None:
+    def _open_shelf(self, place: Place, held: int) -> None:
         self.shelf = Shelf()
         self.hub.server.parameters.live_in(self.shelf.allocate)
         self.hub.server.weights.live_in(self.shelf.allocate)
         workers, each = self.hub.server.workers, place.nbytes
+        versions = held * workers + 2
         log.info(
             "shared memory: %s bytes for a worker's updates, and as many for each version in use, at most %d and those "
-            "that wait for an evaluation; %s bytes in all", f"{each:,}", workers + 2, f"{(2 * workers + 2) * each:,}"
+            "that wait for an evaluation; %s bytes in all", f"{each:,}", versions, f"{(versions + workers) * each:,}"
         )  # fmt: skip
 
     def open_door(self, rank: int) -> lanes.Way:
