@@ -8,7 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from asgd import buffers, overlap
+from asgd import buffers, objectives, overlap
 from asgd.budget import Budget
 from asgd.codecs import Codec, Identity
 from asgd.data.batch import Batch, Dataset
@@ -56,7 +56,10 @@ class Job:
         """ValueError for everything that can be known to fail before a process is started."""
         if not isinstance(self.overlap, bool):
             raise ValueError(f"worker.overlap={self.overlap}: true or false")
-        choose("objective", self.config["objective"], SUMMARY)
+        for name in objectives.names(self.config["objective"]):
+            choose("objective", name, SUMMARY)
+            if name == "target_seconds" and not any(self.config["target"].values()):
+                raise ValueError("objective=target_seconds: to what? give target.loss or target.accuracy")
         for part in ("evaluate", "checkpoint"):
             if self.config[part]["every"] < 0:
                 raise ValueError(f"{part}.every={self.config[part]['every']}: updates between two, 0 for none")

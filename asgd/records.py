@@ -15,7 +15,7 @@ SYSTEM = "time_s cpu_percent memory_percent memory_mb net_sent_mb net_recv_mb".s
 SUMMARY = (
     "ended updates samples seconds updates_per_s samples_per_s final_loss final_accuracy best_loss best_accuracy "
     "staleness_mean staleness_p95 staleness_max applied dropped cancelled duplicate nonfinite late "
-    "skipped_samples failed_workers bytes_pushed bytes_pulled final_top_k_accuracy best_top_k_accuracy"
+    "skipped_samples failed_workers bytes_pushed bytes_pulled final_top_k_accuracy best_top_k_accuracy target_seconds"
 ).split()
 
 

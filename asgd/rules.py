@@ -1,6 +1,6 @@
 """Rules: what received updates do to the parameters. They do not know who is waiting."""
 
-from math import inf
+from math import ceil, inf
 
 import torch
 
@@ -91,11 +91,15 @@ class MeanOfWorkers(MeanOfUpdates):
         self.contributors = {update.worker for update, _ in self.received}
 
 
-def all_but(backups: int, workers: int) -> MeanOfWorkers:
-    """The mean of the first ``workers - backups`` workers; the late ones are not waited for."""
-    if not 0 <= backups < workers:
-        raise ValueError(f"backups={backups}: 0 to workers - 1 = {workers - 1}")
-    return MeanOfWorkers(workers - backups)
+def all_but(backups: int | float, workers: int) -> MeanOfWorkers:
+    """The mean of the first ``workers - backups`` workers; the late ones are not waited for.
+
+    ``backups`` below 1 is a share of the workers, rounded up to a whole number of them.
+    """
+    count = ceil(backups * workers) if 0 < backups < 1 else backups
+    if not 0 <= count < workers or count != int(count):
+        raise ValueError(f"backups={backups}: 0 to workers - 1 = {workers - 1}, or a share of them below 1")
+    return MeanOfWorkers(workers - int(count))
 
 
 def first(count: int | None, workers: int) -> MeanOfWorkers:

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asgd import command_line, describe, environment, results, trace
+from asgd import command_line, describe, environment, objectives, results, trace
 from asgd.display import report
 from asgd.job import Job, leads
 from asgd.records import write_json
@@ -32,8 +32,8 @@ class Failed(RuntimeError):
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(config: DictConfig) -> float | None:
-    """One run, or one node of a run; returns the summary's ``objective``."""
+def main(config: DictConfig) -> float | list[float] | None:
+    """One run, or one node of a run; returns its objective (``asgd.objectives``)."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     try:
         return run(resolve(config), folder, list(HydraConfig.get().overrides.task))
@@ -54,7 +54,7 @@ def resolve(config: DictConfig) -> dict:
         raise Failed(f"{error.full_key or 'the configuration'}: {str(error).partition(chr(10))[0]}") from error
 
 
-def run(config: dict, folder: Path, overrides: list[str]) -> float | None:
+def run(config: dict, folder: Path, overrides: list[str]) -> float | list[float] | None:
     """``overrides`` are the words of the command line, which make the configuration."""
     job = prepare(config, folder, overrides)
     try:
@@ -106,7 +106,7 @@ def cause(error: BaseException) -> str:
     return str(error)
 
 
-def conclude(job: Job, folder: Path) -> float | None:
+def conclude(job: Job, folder: Path) -> float | list[float]:
     """Print the end of the run and return what it was for."""
     summary = results.summary(folder)
     log.info(report(summary, str(folder), getattr(job.engine, "seconds", "s")))
@@ -117,7 +117,7 @@ def conclude(job: Job, folder: Path) -> float | None:
         raise KeyboardInterrupt  # a sweep ends here as well
     if ended == "error":
         raise Failed(f"the run ended in an error; see {folder / 'run.log'}")
-    return summary[job.config["objective"]]
+    return objectives.value(summary, job.config["objective"])
 
 
 def draw(folder: Path) -> None:

@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from asgd import results
 from asgd.records import SUMMARY, write_json
 from asgd.server import Server
 
 
-def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed: int) -> dict:
-    """Write and return the summary. ``seconds`` is the training time; rates are per second of it."""
+def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed: int, target: dict) -> dict:
+    """Write and return the summary. ``seconds`` is the training time; rates are per second of it.
+
+    ``target``: a loss and an accuracy on the validation set, None where it does not matter.
+    """
     figures = {
         "ended": server.ended,
         "updates": server.version,
@@ -23,6 +28,7 @@ def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed
         "failed_workers": failed,
         "bytes_pushed": int(results.updates(folder)["bytes"].sum()),
         "bytes_pulled": server.given * server.model_bytes,
+        "target_seconds": target_seconds(folder, **target),
     }
     content = {name: figures[name] for name in SUMMARY}
     write_json(folder / "summary.json", content)
@@ -38,6 +44,18 @@ def evaluations(folder: Path) -> dict:
         figures[f"final_{name}"] = float(column.iloc[-1]) if len(column) else None
         figures[f"best_{name}"] = float(best(column)) if len(column) else None
     return figures
+
+
+def target_seconds(folder: Path, loss: float | None, accuracy: float | None) -> float | None:
+    """Training seconds to the first evaluation that is as good as both; None where there is none, or no target."""
+    table, events = results.evaluation(folder), results.updates(folder)
+    reached = [] if loss is None else [table.loss <= loss]
+    reached += [] if accuracy is None else [table.accuracy >= accuracy]
+    good = table.time_s[np.logical_and.reduce(reached)] if reached else ()
+    if not len(good):
+        return None
+    joined = events.time_s[: (events.event == "push").argmax()]  # the last of them started the training
+    return float(good.min() - joined.max())
 
 
 def staleness(folder: Path) -> dict:

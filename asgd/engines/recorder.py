@@ -164,7 +164,9 @@ class Recorder:
         self.node.close()
         self.updates.flush()
         broken = self._audit()
-        summary = summarise(self.folder, self.server, seconds, self.skipped, len(self.failed))
+        summary = summarise(
+            self.folder, self.server, seconds, self.skipped, len(self.failed), self.job.config["target"]
+        )
         if self.tracking:
             self.tracking.close(summary, HURRY_SECONDS if interrupted else TRACKING_SECONDS)
         if broken:
