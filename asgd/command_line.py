@@ -8,12 +8,14 @@ from asgd import checkpoints
 from asgd.records import flatten
 
 SAME = ("model", "topology", "optimizer", "wire", "worker", "buffers", "seed")  # what a run cannot change half-way
+AGAIN = "sweep.resume="
+MAY_CHANGE = ("hydra/launcher", "hydra.launcher", "hydra.job", "hydra.verbose")  # of a sweep that goes on
 PATTERN = re.compile(r"""(?P<key>[^=]+)=(?P<value>[^"'\[{][^"']*(?<!\$)\{[^{}$]*(\.\.|,)[^{}$]*\}[^"']*)""")
 
 
 def prepare(words: list[str]) -> list[str]:
     """What Hydra is given for what the user typed."""
-    return resumed([quoted(word) for word in words])
+    return continued(resumed([quoted(word) for word in words]))
 
 
 def quoted(word: str) -> str:
@@ -33,6 +35,31 @@ def resumed(words: list[str]) -> list[str]:
     given = {key(word) for word in words}
     before = json.loads((Path(folder) / "parameters.json").read_text())["overrides"]
     return [word for word in before if key(word) not in given] + words + ["hydra.output_subdir=null"]
+
+
+def continued(words: list[str]) -> list[str]:
+    """With ``sweep.resume=<folder of a sweep>``: the words that it was started with. ValueError if these contradict."""
+    folder = next((word.removeprefix(AGAIN) for word in words if word.startswith(AGAIN)), None)
+    if folder is None:
+        return words
+    before = recorded_sweep(Path(folder))
+    given = [word for word in words if word not in ("-m", "--multirun") and not word.startswith(AGAIN)]
+    for word in given:
+        if word not in before and not key(word).startswith(MAY_CHANGE):
+            was = [other for other in before if key(other) == key(word)]
+            raise ValueError(
+                f"sweep.resume={folder}: that sweep was started {f'with {was[0]}' if was else f'without {key(word)}'}, "
+                f"this command says {word}; leave it out to go on with the sweep as it was"
+            )
+    own = {"hydra.sweep.dir", *map(key, given)}
+    return ["--multirun", *(word for word in before if key(word) not in own), *given, f"hydra.sweep.dir={folder}"]
+
+
+def recorded_sweep(folder: Path) -> list[str]:
+    try:
+        return json.loads((folder / "sweep.json").read_text())["words"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"sweep.resume={folder}: no sweep there ({error})") from None
 
 
 def key(override: str) -> str:

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asgd import command_line, describe, environment, objectives, results, trace
+from asgd import command_line, describe, environment, objectives, results, sweeps, trace
 from asgd.display import report
 from asgd.job import Job, leads
 from asgd.records import write_json
@@ -25,6 +25,7 @@ CONF = HERE / "conf" if (HERE / "conf").is_dir() else HERE.parent / "conf"  # in
 HELD = "{} already holds a run; choose another hydra.run.dir, or continue it with resume="
 
 environment.register()
+sweeps.register()
 
 
 class Failed(RuntimeError):
@@ -35,11 +36,12 @@ class Failed(RuntimeError):
 def main(config: DictConfig) -> float | list[float] | None:
     """One run, or one node of a run; returns its objective (``asgd.objectives``)."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    overrides = list(HydraConfig.get().overrides.task)
     try:
-        return run(resolve(config), folder, list(HydraConfig.get().overrides.task))
+        return (job if swept() else run)(resolve(config), folder, overrides)
     except Failed as error:
         discard(folder)
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
+        if swept():
             raise  # the sweep goes on with the next job
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if error.__cause__ else 1)
@@ -47,11 +49,30 @@ def main(config: DictConfig) -> float | list[float] | None:
         sys.exit(130)
 
 
+def swept() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 def resolve(config: DictConfig) -> dict:
     try:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise Failed(f"{error.full_key or 'the configuration'}: {str(error).partition(chr(10))[0]}") from error
+
+
+def job(config: dict, folder: Path, overrides: list[str]) -> float | list[float] | None:
+    """One run of a sweep.
+
+    What an earlier life of the sweep has finished is not done again, and what it had begun goes on.
+    """
+    try:
+        with sweeps.held(folder):
+            if summary := sweeps.summary(config, folder):
+                log.info("finished before: %s", folder)
+                return objectives.value(summary, config["objective"])
+            return run(sweeps.going_on(config, folder), folder, overrides)
+    except ValueError as error:
+        raise Failed(str(error)) from error
 
 
 def run(config: dict, folder: Path, overrides: list[str]) -> float | list[float] | None:
@@ -134,6 +155,17 @@ def discard(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-if __name__ == "__main__":
-    sys.argv[1:] = command_line.prepare(sys.argv[1:])
+def program() -> None:
+    """The command: its words, made ready for Hydra, and what they say."""
+    try:
+        sys.argv[1:] = command_line.prepare(sys.argv[1:])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     main()
+
+
+if __name__ == "__main__":
+    from asgd.run import program as by_name  # so that other processes can import what a launcher sends them
+
+    by_name()
