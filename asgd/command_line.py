@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 from asgd import checkpoints
@@ -10,12 +11,23 @@ from asgd.records import flatten
 SAME = ("model", "topology", "optimizer", "wire", "worker", "buffers", "seed")  # what a run cannot change half-way
 AGAIN = "sweep.resume="
 MAY_CHANGE = ("hydra/launcher", "hydra.launcher", "hydra.job", "hydra.verbose")  # of a sweep that goes on
+PLUGINS = {  # launchers and sweepers: the package below hydra_plugins, and the extra that brings it
+    "joblib": ("hydra_joblib_launcher", "joblib"),
+    "submitit_local": ("hydra_submitit_launcher", "submitit"),
+    "submitit_slurm": ("hydra_submitit_launcher", "submitit"),
+    "slurm": ("hydra_submitit_launcher", "submitit"),
+    "ray": ("hydra_ray_launcher", "ray"),
+    "optuna": ("hydra_optuna_sweeper", "optuna"),
+    "search": ("hydra_optuna_sweeper", "optuna"),
+}
 PATTERN = re.compile(r"""(?P<key>[^=]+)=(?P<value>[^"'\[{][^"']*(?<!\$)\{[^{}$]*(\.\.|,)[^{}$]*\}[^"']*)""")
 
 
 def prepare(words: list[str]) -> list[str]:
     """What Hydra is given for what the user typed."""
-    return continued(resumed([quoted(word) for word in words]))
+    words = continued(resumed([quoted(word) for word in words]))
+    check_plugins(words)
+    return words
 
 
 def quoted(word: str) -> str:
@@ -60,6 +72,17 @@ def recorded_sweep(folder: Path) -> list[str]:
         return json.loads((folder / "sweep.json").read_text())["words"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"sweep.resume={folder}: no sweep there ({error})") from None
+
+
+def check_plugins(words: list[str]) -> None:
+    """ValueError for a launcher or sweeper whose package is not installed."""
+    for word in words:
+        name, _, choice = word.partition("=")
+        if name not in ("hydra/launcher", "hydra/sweeper") or choice not in PLUGINS:
+            continue
+        package, extra = PLUGINS[choice]
+        if find_spec(f"hydra_plugins.{package}") is None:
+            raise ValueError(f"{word}: its package is not installed; pip install asgd[{extra}]")
 
 
 def key(override: str) -> str:

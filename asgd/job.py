@@ -212,8 +212,11 @@ def find_device(name: str) -> torch.device:
 def find_threads(threads: int | str, workers: int) -> int:
     """Threads of torch in each process: so many that the workers on this machine do not fight over its cores."""
     if threads == "auto":
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", workers))
-        return max(1, len(os.sched_getaffinity(0)) // here)
+        cores = len(os.sched_getaffinity(0))
+        if "LOCAL_WORLD_SIZE" in os.environ:  # by torchrun
+            return max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"]))
+        share = os.environ.get("OMP_NUM_THREADS", "")  # where several jobs share this machine, their launcher sets it
+        return max(1, min(cores, int(share) if share.isdigit() else cores) // workers)
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads={threads}: auto, or a whole number from 1 on")
     return threads

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
+from asgd.objectives import direction
 from asgd.records import write_json
 
 FREE = ("resume", "threads", "device")  # what a job may have otherwise than when it was begun
@@ -102,5 +103,6 @@ def going_on(config: dict, run: Path) -> dict:
 
 
 def register() -> None:
-    """Make ``place`` known to the configuration files."""
+    """Make what decides on folders and directions known to the configuration files."""
     OmegaConf.register_new_resolver("asgd.place", place, replace=True)
+    OmegaConf.register_new_resolver("asgd.direction", direction, replace=True)
