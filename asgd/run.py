@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import hydra
@@ -166,6 +167,4 @@ def program() -> None:
 
 
 if __name__ == "__main__":
-    from asgd.run import program as by_name  # so that other processes can import what a launcher sends them
-
-    by_name()
+    import_module("asgd.run").program()  # by its name, so that other processes can import what a launcher sends them

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import CompactHydraException
 from omegaconf import OmegaConf
 
 from asgd import objectives
@@ -41,12 +41,12 @@ class Tuned(BasicSweeper):
         words = [*self._parse_config(), *arguments]
         overrides = OverridesParser.create(self.hydra_context.config_loader).parse_overrides(words)
         if own := {each.get_key_element() for each in overrides} & {self.option, "seed"}:
-            raise HydraException(
+            raise CompactHydraException(
                 f"hydra/sweeper=tuned chooses {' and '.join(sorted(own))} itself; "
                 "give hydra.sweeper.start, .tuning_seeds or .seeds"
             )
         if both := sorted(set(self.seeds) & set(self.tuning_seeds)):
-            raise HydraException(f"hydra.sweeper.seeds={self.seeds}: {both} are tuning_seeds; report others")
+            raise CompactHydraException(f"hydra.sweeper.seeds={self.seeds}: {both} are tuning_seeds; report others")
         return [tuple(case) for case in self.split_arguments(overrides, None)[0]]
 
     def tune(self, cases: list[Case]) -> dict[Case, float]:
@@ -54,7 +54,7 @@ class Tuned(BasicSweeper):
         try:
             searches = {case: Search(*self.search) for case in cases}
         except ValueError as error:
-            raise HydraException(f"hydra.sweeper.{error}") from None
+            raise CompactHydraException(f"hydra.sweeper.{error}") from None
         while trials := [(case, place) for case, search in searches.items() for place in search.next()]:
             scores = self.scores([(case, searches[case].value(place)) for case, place in trials])
             for (case, place), score in zip(trials, scores, strict=True):
@@ -119,11 +119,23 @@ class Tuned(BasicSweeper):
             )
 
     def read(self, cases: list[Case]) -> dict[Case, float]:
-        """The values that an earlier sweep chose: for each case, that of the one all of whose options it has."""
+        """The values that an earlier sweep chose: for each case, that of the one whose options do not contradict it."""
         with open(self.chosen, newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["chosen"] == "1"]
-        known = [({*shlex.split(row["case"])}, float(row[self.option])) for row in rows]
-        found = {case: [value for options, value in known if options <= {*case}] for case in cases}
+        known = [(options(shlex.split(row["case"])), float(row[self.option])) for row in rows]
+        found = {case: [value for before, value in known if agree(before, options(case))] for case in cases}
         if missing := [shlex.join(case) for case, values in found.items() if len(values) != 1]:
-            raise HydraException(f"hydra.sweeper.chosen={self.chosen}: no value there for {missing[0]}")
+            raise CompactHydraException(
+                f"hydra.sweeper.chosen={self.chosen}: no value there for {missing[0]}, or several"
+            )
         return {case: values[0] for case, values in found.items()}
+
+
+def options(words: Sequence[str]) -> dict[str, str]:
+    """What each option of a case is; the file that has the sweep is none."""
+    pairs = (word.partition("=")[::2] for word in words)
+    return {name: value for name, value in pairs if name != "experiment"}
+
+
+def agree(before: dict[str, str], now: dict[str, str]) -> bool:
+    return all(before[name] == now[name] for name in before.keys() & now.keys())

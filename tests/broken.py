@@ -1,6 +1,9 @@
 """Workers that fail as scripted."""
 
+import os
+import signal
 import threading
+from pathlib import Path
 
 from asgd.workers import GradientWorker
 
@@ -25,3 +28,17 @@ class StuckAtRound(FailsAtRound):
         if self.round == self.fails:
             threading.Event().wait()
         return super().compute(model, batches)
+
+
+class KilledOnce(FailsAtRound):
+    """Kills its process at round ``fails[rank]`` of the run with ``seed_of_death``, unless ``marker`` is there."""
+
+    def __init__(self, *arguments, marker: str, seed_of_death: int, seed=0, **keywords):
+        super().__init__(*arguments, seed=seed, **keywords)
+        self.marker, self.deadly = Path(marker), seed == seed_of_death
+
+    def compute(self, model, batches):
+        if self.deadly and self.round == self.fails and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return GradientWorker.compute(self, model, batches)

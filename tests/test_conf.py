@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
 
+from asgd import sweeps
+from asgd.command_line import PLUGINS
 from asgd.job import Job
 from asgd.server import Server
 from tests.scripted import CONF, DIGITS, ENDLESS, QUADRATIC, a_job, with_tasks
@@ -15,6 +19,11 @@ NEEDED = {
     "schedule/cosine": ("budget.updates=100",),
     "schedule/step": ("schedule.milestones=[10]",),
     "timing/trace": (f"timing.compute.folder={Path(__file__).parent / 'recorded'}",),
+}
+NESTED = sorted((CONF / "experiment").glob("*/**/*.yaml"))
+WITH = {  # what belongs to the cases of a folder
+    "experiment/stragglers/size": ("+experiment/stragglers=problem",),
+    "experiment/stragglers/timing": ("+experiment/stragglers=problem",),
 }
 SMALL = {"cnn": ("model.channels=[4]",), "resnet18": ("model.stem=cifar",), "resnet50": ("model.stem=cifar",)}
 SHARDED = ("cifar10", "cifar100", "fashion_mnist", "folder", "imagenet", "shards", "tiny_imagenet")
@@ -48,6 +57,33 @@ def test_every_file_composes_and_its_objects_are_built(path):
     assert job.engine is not None and callable(job.parts["model"])
     assert job.parts["schedule"].factor(0, 0) > 0
     assert job.dataset.batch_size >= 1 and callable(job.dataset.loss)
+
+
+@pytest.mark.parametrize("path", NESTED, ids=lambda path: str(path.relative_to(CONF).with_suffix("")))
+def test_every_case_of_an_experiment_explains_itself_and_its_objects_are_built(path):
+    lines = path.read_text().splitlines()
+    assert lines[0] == "# @package _global_" and lines[1].startswith("# ")
+    folder = path.parent.relative_to(CONF)
+    assert callable(a_job(*WITH.get(str(folder), ()), f"+{folder}={path.stem}", problem=(), limits=()).parts["model"])
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "hydra").glob("*/*.yaml")), ids=name)
+def test_what_starts_sweeps_explains_itself_and_names_what_there_is(path):
+    pytest.importorskip(f"hydra_plugins.{PLUGINS.get(path.stem, ('asgd_tuned',))[0]}")
+    assert path.read_text().startswith("# ")
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        config = compose("config", [f"hydra/{path.parent.name}={path.stem}"], return_hydra_config=True)
+    chosen = config.hydra[path.parent.name]
+    assert get_class(chosen._target_).__module__.startswith("hydra_plugins.")
+
+
+def test_a_search_goes_where_the_objective_is_better():
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    sweeps.register()
+    for objective, direction in (("final_accuracy", "maximize"), ("final_loss", "minimize")):
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            words = ["hydra/sweeper=search", f"objective={objective}"]
+            assert compose("config", words, return_hydra_config=True).hydra.sweeper.direction == direction
 
 
 @pytest.mark.parametrize("choice", SHARDED)

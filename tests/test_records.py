@@ -207,7 +207,9 @@ def test_the_summary_follows_from_the_tables_and_the_server(tmp_path):
     for model in script.models:
         evaluations.submit(model, 1, 1.0)
     evaluations.close(), script.server.end("interrupted")
-    summary = summarise(tmp_path, script.server, seconds=2.0, skipped=3, failed=1, target={"loss": None, "accuracy": None})
+    summary = summarise(
+        tmp_path, script.server, seconds=2.0, skipped=3, failed=1, target={"loss": None, "accuracy": None}
+    )
     staleness = script.applied_staleness()
     assert summary == results.summary(tmp_path) and list(summary) == records.SUMMARY
     expected = {"ended": "interrupted", "updates": 5, "samples": 5, "updates_per_s": 2.5, "applied": 5, "late": 0}

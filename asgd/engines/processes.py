@@ -12,6 +12,8 @@ from multiprocessing.connection import wait
 
 def context() -> multiprocessing.context.BaseContext:
     """New processes come from a server process that has imported torch once, so that each starts in a moment."""
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("forkserver", force=True)  # new processes do not know that of joblib's workers
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["asgd.engines.local"])
     resource_tracker.ensure_running()
