@@ -165,6 +165,7 @@ LAUNCHERS = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_a_launcher_runs_a_sweep_and_goes_on_with_one(start, tmp_path, name):
     package, options = LAUNCHERS[name]
@@ -180,7 +181,7 @@ def test_a_launcher_runs_a_sweep_and_goes_on_with_one(start, tmp_path, name):
         f"hydra.sweep.dir={sweep}",
     )
     command = start(*words)
-    output = command.wait()
+    output = command.wait(180)
     assert command.code == 0, output
     for seed in range(3):
         whole = runs.run(tmp_path / f"whole{seed}", *QUADRATIC, "workers=2", f"seed={seed}")
@@ -188,12 +189,13 @@ def test_a_launcher_runs_a_sweep_and_goes_on_with_one(start, tmp_path, name):
     (sweep / "1/summary.json").unlink()
     before = record(sweep / "2")
     command = start(f"sweep.resume={sweep}", "-m")
-    output = command.wait()
+    output = command.wait(180)
     assert command.code == 0, output
     assert results.summary(sweep / "1")["ended"] == "budget" and record(sweep / "2") == before
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_joblib_runs_real_processes_and_shares_the_cores(start, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     sweep = tmp_path / "sweep"
@@ -201,7 +203,7 @@ def test_joblib_runs_real_processes_and_shares_the_cores(start, tmp_path):
         *("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "workers=1", "seed=0,1", "budget.epochs=1"),
         f"hydra.sweep.dir={sweep}",
     )
-    output = command.wait(170)
+    output = command.wait(180)
     assert command.code == 0, output
     assert list(results.load(sweep).ended) == ["budget", "budget"]
     for seed in range(2):
@@ -210,13 +212,14 @@ def test_joblib_runs_real_processes_and_shares_the_cores(start, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_a_search_goes_on_after_diverged_runs_and_finds_what_does_not_diverge(start, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     sweep = tmp_path / "sweep"
     wide = 'hydra.sweeper.params={optimizer.lr: "tag(log, interval(1e-3, 1e6))"}'
     words = ("-m", "hydra/sweeper=search", *QUADRATIC, "budget.updates=200", wide, "hydra.sweeper.n_trials=8")
     command = start(*words, f"hydra.sweep.dir={sweep}")
-    output = command.wait()
+    output = command.wait(180)
     assert command.code == 0, output
     table = results.load(sweep)
     assert len(table) == 8 and set(table.ended) == {"budget", "diverged"}
@@ -227,7 +230,7 @@ def test_a_search_goes_on_after_diverged_runs_and_finds_what_does_not_diverge(st
     for number in range(5, 8):
         (sweep / str(number) / "summary.json").unlink()
     command = start(f"sweep.resume={sweep}", "-m")
-    output = command.wait()
+    output = command.wait(180)
     assert command.code == 0, output
     assert finished == {number: record(sweep / str(number)) for number in range(5)}
     assert (sweep / "optimization_results.yaml").read_text() == found
