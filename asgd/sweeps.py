@@ -12,7 +12,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
 from asgd.objectives import direction
-from asgd.records import write_json
+from asgd.records import flatten, write_json
 
 FREE = ("resume", "threads", "device")  # what a job may have otherwise than when it was begun
 FINISHED = ("budget", "diverged")
@@ -75,21 +75,14 @@ def begun(run: Path) -> bool:
 
 
 def check_same(config: dict, run: Path) -> None:
-    before = flat(json.loads((run / "parameters.json").read_text())["config"])
-    now = flat(json.loads(json.dumps(config, default=str)))
+    before = flatten(json.loads((run / "parameters.json").read_text())["config"])
+    now = flatten(json.loads(json.dumps(config, default=str)))
     names = [name for name in [*before, *now] if name.partition(".")[0] not in FREE]
     if different := next((name for name in names if before.get(name) != now.get(name)), None):
         raise ValueError(
             f"{run} already holds a run with {different}={before.get(different)}, and this one has "
             f"{now.get(different)}; a sweep goes on as it was begun, another one needs another hydra.sweep.dir"
         )
-
-
-def flat(config: dict) -> dict:
-    """{'a': {'b': 1}} -> {'a.b': 1}; lists are values."""
-    keys = {name: each for name, each in config.items() if isinstance(each, dict)}
-    inner = {f"{name}.{key}": value for name, each in keys.items() for key, value in flat(each).items()}
-    return {name: value for name, value in config.items() if name not in keys} | inner
 
 
 def going_on(config: dict, run: Path) -> dict:

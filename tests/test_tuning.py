@@ -109,11 +109,13 @@ def rows(sweep) -> list[dict]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_each_case_is_tuned_with_as_many_runs_and_reported_on_other_seeds(start, tmp_path):
     sweep, again = tmp_path / "sweep", tmp_path / "again"
     words = ("-m", "hydra/sweeper=tuned", *QUADRATIC, "topology=sync,async", "hydra.sweeper.seeds=[0]")
     command = start(*words, "hydra.sweeper.trials=3", "hydra.sweeper.tuning_seeds=[7,8]", f"hydra.sweep.dir={sweep}")
-    output = command.wait()
+    output = command.wait(180)
     assert command.code == 0, output
     tuning, reported, table = results.load(sweep / "tuning"), results.load(sweep / "reported"), rows(sweep)
     assert sorted(tuning.seed) == [7] * 6 + [8] * 6 and list(reported.seed) == [0, 0]
@@ -131,7 +133,7 @@ def test_each_case_is_tuned_with_as_many_runs_and_reported_on_other_seeds(start,
         assert list(mine["optimizer.lr"]) == [means.idxmin()]
 
     other = start(*words, f"hydra.sweeper.chosen={sweep}/tuning.csv", "workers=2", f"hydra.sweep.dir={again}")
-    output = other.wait()
+    output = other.wait(180)
     assert other.code == 0, output
     assert (
         list(results.load(again)["optimizer.lr"]) == list(reported["optimizer.lr"]) and not (again / "tuning").exists()

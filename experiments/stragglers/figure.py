@@ -29,6 +29,7 @@ HERE = Path(__file__).parent
 def load(folders: list[str]) -> pd.DataFrame:
     """One row for each reported run: method, timing, workers, and the mean times of a batch until the target."""
     runs = pd.concat([results.load(path) for folder in folders for path in sorted(Path(folder).glob("**/reported"))])
+    runs = runs[runs.ended.isin(["budget", "diverged"])]
     words = [dict(word.split("=") for word in results.parameters(folder)["overrides"]) for folder in runs.folder]
     unit = runs.job_seconds.to_numpy()
     return pd.DataFrame(
@@ -47,41 +48,40 @@ def load(folders: list[str]) -> pd.DataFrame:
 def spread(times: pd.Series) -> tuple[float, float, float]:
     """Least, median and largest; infinite where runs ended before. Of five, these bound the median with 94 %."""
     ordered = np.sort(times)
-    return ordered[0], ordered[(len(ordered) - 1) // 2 if len(ordered) % 2 else len(ordered) // 2], ordered[-1]
+    return ordered[0], ordered[len(ordered) // 2], ordered[-1]
 
 
-def mark(axes, x: float, times: pd.Series, budget: float, name: str, open_: bool = False) -> float:
-    """Draw the spread at ``x``: an arrow out of the top, and a pale marker at the budget, for what was not reached."""
+def mark(axes, x: float, times: pd.Series, budget: float, name: str, hollow: bool) -> None:
+    """Draw the spread at ``x``; an arrow at the budget stands for what was not reached within it."""
     (low, middle, high), (_, colour, marker) = spread(times), METHODS[name]
-    reached = np.isfinite(middle)
-    y = middle if reached else budget
     if np.isfinite(low):
         axes.plot([x, x], [low, min(high, budget)], color=colour, linewidth=1.3, alpha=0.8, zorder=2)
     if not np.isfinite(high):
-        axes.annotate("", (x, budget * 1.22), (x, budget * 0.98), arrowprops={"arrowstyle": "->", "color": colour})
-    face = "white" if open_ or not reached else colour
-    axes.plot(x, y, marker, color=colour, markerfacecolor=face, markersize=7, zorder=3)
-    return y
+        axes.annotate("", (x, budget * 1.2), (x, budget * 0.98), arrowprops={"arrowstyle": "->", "color": colour})
+    face = "white" if hollow else colour
+    axes.plot(x, min(middle, budget), marker, color=colour, markerfacecolor=face, markersize=7, zorder=3)
 
 
 def panel(axes, runs: pd.DataFrame) -> None:
     """Time to the target against the number of workers, for one timing."""
     sizes = sorted(runs.workers.unique())
-    budgets = [runs.budget[runs.workers == size].iloc[0] for size in sizes]
-    for offset, name in zip(np.linspace(-0.16, 0.16, len(METHODS)), METHODS, strict=True):
+    for offset, name in zip(np.linspace(-0.18, 0.18, len(METHODS)), METHODS, strict=True):
         mine = runs[runs.method == name]
-        places = [position + offset for position, size in enumerate(sizes) if (mine.workers == size).any()]
-        here = [(size, budget) for size, budget in zip(sizes, budgets, strict=True) if (mine.workers == size).any()]
-        ys = [
-            mark(axes, x, mine.time[mine.workers == size], budget, name)
-            for x, (size, budget) in zip(places, here, strict=True)
-        ]
-        axes.plot(places, ys, color=METHODS[name][1], linewidth=1, alpha=0.45, zorder=1)
-    for position, budget in enumerate(budgets):
-        axes.plot([position - 0.3, position + 0.3], [budget] * 2, ":", color="#666666", linewidth=1.2)
+        times = {
+            place: mine.time[mine.workers == size] for place, size in enumerate(sizes) if size in set(mine.workers)
+        }
+        middles = {place: spread(each)[1] for place, each in times.items()}
+        for place, each in times.items():
+            budget = mine.budget[each.index[0]]
+            mark(axes, place + offset, each, budget, name, hollow=not np.isfinite(middles[place]))
+        line = [middles.get(place, inf) for place in range(len(sizes))]
+        axes.plot(np.arange(len(sizes)) + offset, line, color=METHODS[name][1], linewidth=1, alpha=0.5, zorder=1)
+    for place, size in enumerate(sizes):
+        budget = runs.budget[runs.workers == size].iloc[0]
+        axes.plot([place - 0.32, place + 0.32], [budget] * 2, ":", color="#666666", linewidth=1.2)
     axes.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
-    axes.set(yscale="log", xlabel="workers", xlim=(-0.45, len(sizes) - 0.55))
-    axes.grid(axis="y", which="both", alpha=0.2)
+    axes.set(yscale="log", xlabel="workers", xlim=(-0.45, len(sizes) - 0.55), ylim=(None, runs.budget.max() * 1.35))
+    axes.grid(axis="y", alpha=0.2)
 
 
 def legend(figure) -> None:
@@ -99,27 +99,38 @@ def headline(runs: pd.DataFrame) -> None:
         panel(axes, runs[runs.timing == timing])
         axes.set_title(title, fontsize=11)
     panels[0].set_ylabel("time to a held-out loss of 0.25\n[mean times of a batch]")
+    panels[0].yaxis.set_major_locator(plt.FixedLocator([25, 50, 75, 100, 150, 200, 300, 400, 600]))
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panels[0].yaxis.set_minor_locator(plt.NullLocator())
     legend(figure)
     save(figure, "stragglers")
 
 
 def reality(virtual: pd.DataFrame, real: pd.DataFrame) -> None:
-    """With 4 workers: filled in virtual time, open on real processes."""
-    figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.6), sharey=True, layout="constrained")
+    """With 4 workers: filled in virtual time, hollow on real processes."""
+    virtual = virtual[virtual.workers == 4]
+    figure, panels = plt.subplots(1, 3, figsize=(10.5, 4), sharey=True, layout="constrained")
+    budget = virtual.budget.iloc[0]
     for axes, (timing, title) in zip(panels, TIMINGS.items(), strict=True):
-        for position, name in enumerate(METHODS):
-            for runs, shift, open_ in ((virtual, -0.14, False), (real, 0.14, True)):
-                mine = runs[(runs.timing == timing) & (runs.method == name) & (runs.workers == 4)]
+        for place, name in enumerate(METHODS):
+            for runs, shift, hollow in ((virtual, -0.15, False), (real, 0.15, True)):
+                mine = runs[(runs.timing == timing) & (runs.method == name)]
                 if len(mine):
-                    mark(axes, position + shift, mine.time, mine.budget.iloc[0], name, open_)
-        axes.axhline(virtual.budget[virtual.workers == 4].iloc[0], linestyle=":", color="#666666")
-        axes.set_xticks(
-            range(len(METHODS)), [label.partition(",")[0] for label, *_ in METHODS.values()], rotation=35, ha="right"
-        )
+                    mark(axes, place + shift, mine.time, budget, name, hollow)
+        axes.axhline(budget, linestyle=":", color="#666666")
+        labels = [label.partition(",")[0] for label, *_ in METHODS.values()]
+        axes.set_xticks(range(len(METHODS)), labels, rotation=35, ha="right")
+        axes.set(ylim=(0, budget * 1.25))
         axes.set_title(title, fontsize=11)
         axes.grid(axis="y", alpha=0.2)
     panels[0].set_ylabel("time to a held-out loss of 0.25\n[mean times of a batch]")
+    faces = (("virtual time", "#666666"), ("real processes", "white"))
+    handles = [
+        plt.Line2D([], [], color="#666666", marker="o", markerfacecolor=face, linestyle="", label=label)
+        for label, face in faces
+    ]
+    handles.append(plt.Line2D([], [], color="#666666", linestyle=":", label="end of the runs"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     save(figure, "reality")
 
 
@@ -140,18 +151,23 @@ def cell(runs: pd.DataFrame) -> str:
 
 
 def table(runs: pd.DataFrame) -> str:
-    columns = [(timing, size) for timing in TIMINGS for size in sorted(runs.workers.unique())]
-    lines = [
-        "| method | " + " | ".join(f"{timing}, {size}" for timing, size in columns) + " |",
-        "|---" * (len(columns) + 1) + "|",
-    ]
-    for name, (label, *_) in METHODS.items():
-        cells = []
-        for timing, size in columns:
-            mine = runs[(runs.method == name) & (runs.timing == timing) & (runs.workers == size)]
-            cells.append(f"{cell(mine)}; lr {mine.lr.iloc[0]:g}" if len(mine) else "")
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    """For each timing the spread of the times, in mean times of a batch, and the rate that was tuned."""
+    sizes, lines = sorted(runs.workers.unique()), []
+    for timing, title in TIMINGS.items():
+        lines += [
+            "",
+            f"| {title} | " + " | ".join(f"{size} workers" for size in sizes) + " |",
+            "|---" * (len(sizes) + 1) + "|",
+        ]
+        for name, (label, *_) in METHODS.items():
+            mine = runs[(runs.method == name) & (runs.timing == timing)]
+            cells = [entry(mine[mine.workers == size]) for size in sizes]
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def entry(runs: pd.DataFrame) -> str:
+    return f"{cell(runs)}; lr {runs.lr.iloc[0]:g}" if len(runs) else ""
 
 
 def main() -> None:
