@@ -120,9 +120,14 @@ class Tuned(BasicSweeper):
 
     def read(self, cases: list[Case]) -> dict[Case, float]:
         """The values that an earlier sweep chose: for each case, that of the one whose options do not contradict it."""
-        with open(self.chosen, newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["chosen"] == "1"]
-        known = [(options(shlex.split(row["case"])), float(row[self.option])) for row in rows]
+        try:
+            with open(self.chosen, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["chosen"] == "1"]
+            known = [(options(shlex.split(row["case"])), float(row[self.option])) for row in rows]
+        except (OSError, KeyError) as error:
+            raise CompactHydraException(
+                f"hydra.sweeper.chosen={self.chosen}: no values of {self.option} there ({error!r})"
+            ) from None
         found = {case: [value for before, value in known if agree(before, options(case))] for case in cases}
         if missing := [shlex.join(case) for case, values in found.items() if len(values) != 1]:
             raise CompactHydraException(

@@ -30,6 +30,8 @@ MISTAKES = {
     "no budget": (["budget.epochs=null"], "budget"),
     "a negative budget": (["budget.updates=-1"], "budget.updates=-1"),
     "an unknown objective": (["objective=acuracy"], "final_accuracy"),
+    "a time to no target": (["objective=target_seconds"], "give target.loss or target.accuracy"),
+    "an unknown objective among several": (["objective=[final_loss,loss]"], "objective=loss: one of"),
     "an unknown policy for buffers": (["buffers=mine"], "buffers=mine: one of server_mean, latest, recompute"),
     "an unknown choice": (["nonfinite=ignore"], "nonfinite=ignore: stop or skip"),
     "a model that does not fit": (["model=resnet50", "dataset=noise"], "shape"),

@@ -86,6 +86,11 @@ def test_backups_are_not_waited_for():
     torch.testing.assert_close(rule.direction(), (payload(1) + payload(3) + payload(4)) / 3, rtol=0, atol=1e-15)
 
 
+@pytest.mark.parametrize(("workers", "needed"), [(4, 3), (16, 14), (17, 14), (64, 56)])
+def test_backups_may_be_a_share_of_the_workers_rounded_up(workers, needed):
+    assert all_but(0.125, workers).count == needed
+
+
 def test_fewer_workers_than_a_step_needs_are_enough_when_the_others_have_left():
     assert filled(all_but(1, workers=4), (1, 1.0)).ready({1})
 
@@ -108,6 +113,8 @@ WRONG = [
     (lambda: MeanOfWorkers(-1), "count=-1"),
     (lambda: all_but(3, workers=3), "backups=3: 0 to workers - 1 = 2"),
     (lambda: all_but(-1, workers=3), "backups=-1"),
+    (lambda: all_but(1.5, workers=3), "backups=1.5"),
+    (lambda: all_but(0.9, workers=3), "backups=0.9"),
     (lambda: softsync(0, workers=3), "splits=0: 1 to workers = 3"),
     (lambda: softsync(4, workers=3), "splits=4"),
     (lambda: Cutoff(-1), "limit=-1"),

@@ -11,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from asgd import objectives, results
+from asgd.summary import target_seconds
 from asgd.tuning import Search
 from tests.scripted import CONF
 
@@ -96,6 +97,25 @@ def test_more_is_better_for_what_is_learnt_and_its_speed_and_less_for_what_it_co
     assert set(better.values()) == {"maximize"}
     worse = ("final_loss", "seconds", "staleness_mean", "dropped", "skipped_samples", "bytes_pushed", "target_seconds")
     assert objectives.direction(list(worse)) == ["minimize"] * len(worse)
+
+
+@pytest.mark.parametrize(
+    ("target", "seconds"),
+    [
+        ({"loss": 0.5, "accuracy": None}, 4.0 - 1.5),
+        ({"loss": None, "accuracy": 0.9}, 8.0 - 1.5),
+        ({"loss": 0.5, "accuracy": 0.8}, 6.0 - 1.5),  # the first that is as good as both
+        ({"loss": 0.1, "accuracy": None}, None),
+        ({"loss": None, "accuracy": None}, None),
+    ],
+)
+def test_the_time_to_a_target_counts_from_the_first_model_to_the_first_evaluation_as_good(tmp_path, target, seconds):
+    folder = tmp_path / "stats/ps"
+    folder.mkdir(parents=True)
+    (folder / "updates.csv").write_text("time_s,event\n0.5,join\n1.5,join\n2.0,push\n3.0,join\n4.0,push\n")
+    evaluations = "2.0,0.9,0.5\n4.0,0.5,0.7\n6.0,0.45,0.85\n8.0,0.6,0.95\n"
+    (folder / "evaluation.csv").write_text("time_s,loss,accuracy\n" + evaluations)
+    assert target_seconds(tmp_path, **target) == seconds
 
 
 QUADRATIC = (
