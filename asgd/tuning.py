@@ -37,6 +37,11 @@ class Search:
         """Whether the best value is the smallest or the largest that was tried: a better one may lie beyond."""
         return self.best in (min(self.scores), max(self.scores))
 
+    @property
+    def settled(self) -> bool:
+        """Whether both places beside the best were tried; else a better value may be there, or beyond the edge."""
+        return {self.best - 1, self.best + 1} <= self.scores.keys()
+
     def next(self) -> list[int]:
         """The places to try now; none when all trials are used."""
         if not self.scores:

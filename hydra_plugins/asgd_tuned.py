@@ -17,6 +17,9 @@ from asgd.tuning import Search
 
 log = logging.getLogger(__name__)
 
+EDGE = "not settled, it is the smallest or largest tried, and a better one may lie beyond"
+BESIDE = "not settled, a value beside it was not tried"
+
 Case = tuple[str, ...]  # the options that make a case, as they are typed
 
 
@@ -98,17 +101,17 @@ class Tuned(BasicSweeper):
         """``tuning.csv``: one row for each value tried."""
         with open(self.folder / "tuning.csv", "w", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["case", self.option, *self.names, "chosen", "at_edge"])
+            table.writerow(["case", self.option, *self.names, "chosen", "settled"])
             for case, search in searches.items():
                 for place, score in sorted(search.scores.items()):
                     means = [sign * each for sign, each in zip(self.signs, score, strict=True)]
                     chosen = place == search.best
-                    marks = int(chosen), int(chosen and search.at_edge)
+                    marks = int(chosen), int(chosen and search.settled)
                     table.writerow([shlex.join(case), search.value(place), *means, *marks])
 
     def warn(self, searches: dict[Case, Search]) -> None:
         for case, search in searches.items():
-            where = "; the last one tried on that side, a better one may lie beyond it" if search.at_edge else ""
+            where = "" if search.settled else f"; {EDGE if search.at_edge else BESIDE}: give more hydra.sweeper.trials"
             log.log(
                 logging.WARNING if where else logging.INFO,
                 "%s: %s=%g%s",

@@ -51,6 +51,13 @@ def test_the_places_that_are_tried_follow_the_scores(at, places):
 def test_a_best_value_at_the_edge_of_what_was_tried_is_flagged(at, best, edge):
     search, _ = tuned(valley(at), trials=5)
     assert (search.value(search.best), search.at_edge) == (best, edge)
+    assert not (edge and search.settled)
+
+
+def test_a_best_value_is_settled_once_both_beside_it_were_tried():
+    assert [tuned(valley(0.4), trials)[0].settled for trials in (3, 4, 5, 6)] == [False, False, False, True]
+    assert [tuned(valley(0.2), trials)[0].settled for trials in (3, 4, 5)] == [False, True, True]
+    assert tuned(valley(0.1 / 16), trials=7)[0].settled and not tuned(valley(0.1 / 64), trials=7)[0].settled
 
 
 @pytest.mark.parametrize("trials", [3, 4, 7, 12])
@@ -146,9 +153,8 @@ def test_each_case_is_tuned_with_as_many_runs_and_reported_on_other_seeds(start,
         means = runs.groupby("optimizer.lr").final_loss.mean()
         assert [float(row["final_loss"]) for row in tried] == pytest.approx(list(means))
         assert [float(row["optimizer.lr"]) for row in tried if row["chosen"] == "1"] == [means.idxmin()]
-        edge = means.idxmin() in (0.025, 0.4)
-        assert [row["at_edge"] for row in tried if row["chosen"] == "1"] == [str(int(edge))]
-        assert edge == any(name in line and "a better one may lie beyond" in line for line in output.splitlines())
+        assert {row["settled"] for row in tried} == {"0"}  # with three values, two steps apart
+        assert any(f"topology={name} " in line and "not settled" in line for line in output.splitlines())
         mine = reported[reported["topology.rule._target_"].str.endswith(rule)]
         assert list(mine["optimizer.lr"]) == [means.idxmin()]
 
@@ -180,7 +186,7 @@ def test_what_would_spoil_the_comparison_is_refused(tmp_path):
     with pytest.raises(HydraException, match=r"hydra.sweeper.trials=1: values to try, 3 or more"):
         tuned_sweeper(trials=1).tune([("topology=sync",)])
     (tmp_path / "tuning.csv").write_text(
-        "case,optimizer.lr,final_loss,chosen,at_edge\ntopology=sync experiment=a,0.1,1.0,1,0\n"
+        "case,optimizer.lr,final_loss,chosen,settled\ntopology=sync experiment=a,0.1,1.0,1,0\n"
     )
     sweeper = tuned_sweeper(chosen=str(tmp_path / "tuning.csv"))
     assert sweeper.read([("topology=sync", "workers=4", "experiment=b")]) == {
