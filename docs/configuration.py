@@ -37,8 +37,8 @@ GROUPS = {
     "See the [delay models](catalogue.md#delay-models).",
     "engine": "How messages move and what the time is. See [engines](engines.md).",
     "tracker": "Who else is told of a run. See [watching](watching.md#tensorboard-mlflow-weights-biases).",
-    "hydra/launcher": "Where the runs of a sweep are made.",
-    "hydra/sweeper": "Which runs a sweep makes.",
+    "hydra/launcher": "Where the runs of a sweep are made. See [sweeps](sweeps.md#in-parallel).",
+    "hydra/sweeper": "Which runs a sweep makes. See [sweeps](sweeps.md).",
 }
 LISTED = {
     "topology": "The methods; their options are in [the catalogue](catalogue.md).",

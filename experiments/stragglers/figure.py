@@ -80,7 +80,7 @@ def panel(axes, runs: pd.DataFrame) -> None:
         budget = runs.budget[runs.workers == size].iloc[0]
         axes.plot([place - 0.32, place + 0.32], [budget] * 2, ":", color="#666666", linewidth=1.2)
     axes.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
-    axes.set(yscale="log", xlabel="workers", xlim=(-0.45, len(sizes) - 0.55), ylim=(None, runs.budget.max() * 1.35))
+    axes.set(yscale="log", xlabel="workers", xlim=(-0.45, len(sizes) - 0.55))
     axes.grid(axis="y", alpha=0.2)
 
 
@@ -99,6 +99,7 @@ def headline(runs: pd.DataFrame) -> None:
         panel(axes, runs[runs.timing == timing])
         axes.set_title(title, fontsize=11)
     panels[0].set_ylabel("time to a held-out loss of 0.25\n[mean times of a batch]")
+    panels[0].set_ylim(runs.time.min() * 0.85, runs.budget.max() * 1.35)
     panels[0].yaxis.set_major_locator(plt.FixedLocator([25, 50, 75, 100, 150, 200, 300, 400, 600]))
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].yaxis.set_minor_locator(plt.NullLocator())
