@@ -150,7 +150,7 @@ def several(name: str, views: list[View], width: int, height: int) -> Renderable
     for at in sorted(ranked[:room]):
         rows.add_row(*run_row(name, common, views[at]), style="dim" if views[at].ended else "")
     ended = sum(view.ended for view in views)
-    title = Text(f"{name}: {len(views)} runs, {ended} ended", style="bold")
+    title = Text(f"{name}: {len(views)} runs, {ended} ended", style="bold", overflow="ellipsis", no_wrap=True)
     rest = [Text(f"and {len(ranked) - room} more runs", style="dim")] if len(ranked) > room else []
     return Group(title, rows, *rest)
 

@@ -201,6 +201,7 @@ def replays_on_the_command_line(start, folder, events: int = 60) -> None:
     assert record(again.folder) == record(folder) and len(results.updates(folder)) >= events
 
 
+@pytest.mark.slow
 def test_D5_a_killed_worker_is_replayed(start):
     run = start("budget.epochs=null", "budget.updates=60", "evaluate.every=0", "model=mlp", *UNEVEN, "topology=sync")
     run.until(lambda: len(run.rows("ps/updates.csv")) > 20)

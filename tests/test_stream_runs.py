@@ -168,6 +168,7 @@ def test_who_may_not_read_is_told_before_anything_starts(start, options, proxy):
     assert not process.folder.exists()
 
 
+@pytest.mark.slow
 def test_with_a_cache_no_shard_is_fetched_twice_by_any_process(start, options, proxy, tmp_path):
     process = start(*options, f"dataset.cache_dir={tmp_path}/cache", "budget.epochs=4", "evaluate.every=20")
     output = process.wait()

@@ -27,6 +27,7 @@ def test_a_sweep_gives_a_whole_folder_per_job_and_goes_on_after_a_diverged_one(s
         assert len(results.metrics(folder).worker.unique()) == workers
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_job_with_a_mistake(start, tmp_path):
     sweep = tmp_path / "sweep"
     command = start("-m", "workers=0,1", "engine=threads", "budget.epochs=1", f"hydra.sweep.dir={sweep}")
