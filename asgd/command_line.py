@@ -10,7 +10,13 @@ from asgd.records import flatten
 
 SAME = ("model", "topology", "optimizer", "wire", "worker", "buffers", "seed")  # what a run cannot change half-way
 AGAIN = "sweep.resume="
-MAY_CHANGE = ("hydra/launcher", "hydra.launcher", "hydra.job", "hydra.verbose")  # of a sweep that goes on
+MAY_CHANGE = (
+    "hydra/launcher",
+    "hydra.launcher",
+    "hydra.job",
+    "hydra.verbose",
+    "--config-dir",
+)  # of a sweep that goes on
 PLUGINS = {  # launchers and sweepers: the package below hydra_plugins, and the extra that brings it
     "joblib": ("hydra_joblib_launcher", "joblib"),
     "submitit_local": ("hydra_submitit_launcher", "submitit"),
@@ -27,7 +33,13 @@ def prepare(words: list[str]) -> list[str]:
     """What Hydra is given for what the user typed."""
     words = continued(resumed([quoted(word) for word in words]))
     check_plugins(words)
-    return words
+    return flags_first(words)
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """Hydra's own parser takes the options in one row, so its flags, such as ``--config-dir own``, come before them."""
+    options = [word for word in words if word.startswith("~") or ("=" in word and not word.startswith("-"))]
+    return [word for word in words if word not in options] + options
 
 
 def quoted(word: str) -> str:

@@ -159,13 +159,15 @@ class Job:
 
 
 def check_roles(config: dict) -> None:
-    """ValueError unless role, rank and the number of workers fit together."""
+    """ValueError unless role, rank and the numbers that all nodes share fit together."""
     choose("role", config["role"], ROLES)
     workers, rank = config["workers"], config["rank"]
     if not isinstance(workers, int) or workers < 1:
         raise ValueError(f"workers={workers}: a whole number from 1 on")
     if not isinstance(config["seed"], int) or config["seed"] < 0:
         raise ValueError(f"seed={config['seed']}: a whole number from 0 on")
+    if isinstance(rate := config["optimizer"].get("lr"), str):
+        raise ValueError(f"optimizer.lr={rate}: a number")
     if config["role"] == "worker" and (not isinstance(rank, int) or not 1 <= rank <= workers):
         raise ValueError(f"rank={rank}: a worker of workers={workers} has a rank from 1 to {workers}")
     if config["role"] == "ps" and rank not in (None, *range(1, servers(config) + 1)):

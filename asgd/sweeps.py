@@ -24,7 +24,9 @@ class Record(Callback):
     def on_multirun_start(self, config, **_) -> None:
         path = Path(config.hydra.sweep.dir) / "sweep.json"
         if not path.exists():
-            write_json(path, {"words": [*config.hydra.overrides.task, *config.hydra.overrides.hydra]})
+            added = [each.path for each in config.hydra.runtime.config_sources if each.provider == "command-line"]
+            words = [*config.hydra.overrides.task, *config.hydra.overrides.hydra]
+            write_json(path, {"words": [*(f"--config-dir={folder}" for folder in added), *words]})
 
 
 def place(sweep: str, number: int, overrides: list[str]) -> str:

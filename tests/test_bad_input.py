@@ -40,6 +40,7 @@ MISTAKES = {
     "too many backups": (["topology=backup", "topology.backups=2"], "topology.backups=2: 0 to workers - 1 = 1"),
     "a resumed run in another folder": (["resume={tmp}/run"], "in its own folder, not in {tmp}; leave out"),
     "threads in several roles": (["engine=threads", "role=ps"], "use engine=rpc"),
+    "an lr that is none": (["optimizer.lr=fast"], "optimizer.lr=fast: a number"),
     "a negative lr": (["optimizer.lr=-1"], "Invalid learning rate: -1"),
     "an argument that the optimizer does not have": (["+optimizer.speed=2"], "speed"),
     "no data behind a batch": (["dataset.batch_size=0"], "dataset.batch_size=0"),
@@ -111,6 +112,14 @@ def test_a_message_names_the_option_as_it_is_typed_where_there_is_but_one(messag
 def test_patterns_need_no_quotes_for_hydra():
     words = ["dataset.url=/a/x-{00..07}.tar", "a.b={x: 1}", "c=${d}", 'e="{0..1}"', "-m", "lr=1,2"]
     assert command_line.prepare(words) == ['dataset.url="/a/x-{00..07}.tar"', *words[1:]]
+
+
+def test_hydras_flags_come_before_the_options_of_a_run_that_goes_on(tmp_path):
+    (tmp_path / "parameters.json").write_text('{"overrides": ["topology=mine", "workers=4"]}')
+    resume, before = f"resume={tmp_path}", ["topology=mine"]
+    for words in ([resume, "workers=2", "--config-dir", "own"], ["--config-dir", "own", resume, "workers=2"]):
+        options = [*before, resume, "workers=2", "hydra.output_subdir=null"]
+        assert command_line.prepare(words) == ["--config-dir", "own", *options]
 
 
 def test_a_port_in_use_is_named_before_a_process_starts(start, tmp_path):

@@ -234,3 +234,14 @@ def test_a_search_goes_on_after_diverged_runs_and_finds_what_does_not_diverge(st
     assert command.code == 0, output
     assert finished == {number: record(sweep / str(number)) for number in range(5)}
     assert (sweep / "optimization_results.yaml").read_text() == found
+
+
+def test_a_folder_of_files_is_on_record_and_may_be_elsewhere_now(tmp_path):
+    (tmp_path / "sweep.json").write_text('{"words": ["--config-dir=/then", "topology=mine,async"]}')
+    again = f"sweep.resume={tmp_path}"
+    for given, folder in ([], "/then"), (["--config-dir=/now"], "/now"):
+        flags, options = (
+            ["--multirun", f"--config-dir={folder}"],
+            ["topology=mine,async", f"hydra.sweep.dir={tmp_path}"],
+        )
+        assert command_line.prepare([again, *given]) == flags + options
