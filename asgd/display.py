@@ -47,6 +47,7 @@ class Display:
         self.live = get_console().is_terminal
         self.period = self.LIVE if self.live else self.PLAIN
         self.screen = Live(console=get_console(), auto_refresh=False, transient=True) if self.live else None
+        self.pause = 0  # after the first look, which takes many times as long as others
         self.due = time.monotonic() + (0.0 if self.live else self.period)
 
     def __enter__(self):
@@ -63,7 +64,7 @@ class Display:
         if time.monotonic() >= self.due:
             begun = time.thread_time()
             self._guarded(lambda: self._draw(look()))
-            pause = max(self.period, self.PAUSE * (time.thread_time() - begun))
+            pause, self.pause = max(self.period, self.pause * (time.thread_time() - begun)), self.PAUSE
             self.due = max(self.due, time.monotonic() + pause)
 
     def _guarded(self, action: Callable[[], None]) -> None:

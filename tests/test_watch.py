@@ -208,7 +208,7 @@ def test_the_display_takes_a_hundredth_of_the_time_at_most(monkeypatch, capsys):
             screen.show(look)
             clock.now += 0.25
     gaps = [later - before for before, later in pairwise(looks)]
-    assert len(looks) >= 3 and all(gap >= 100 * 0.3 for gap in gaps) and looks[0] >= Display.PLAIN
+    assert len(looks) >= 3 and all(gap >= 100 * 0.3 for gap in gaps[1:]) and looks[0] >= Display.PLAIN
     assert capsys.readouterr().out.count("updates") == len(looks)
 
 
@@ -312,7 +312,8 @@ def test_without_a_folder_the_newest_run_is_watched_in_sweeps_too(tmp_path):
         newest(str(tmp_path / "nothing"))
 
 
-def test_a_sweep_is_a_line_for_each_run_and_names_what_differs(tmp_path, capsys):
+def test_a_sweep_is_a_line_for_each_run_and_names_what_differs(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     for number, rate in enumerate((0.1, 0.2, 0.4)):
         half_a_run(tmp_path / str(number))
         write_json(tmp_path / str(number) / "parameters.json", told("workers=2", f"optimizer.lr={rate}"))
