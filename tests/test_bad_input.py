@@ -71,7 +71,9 @@ TYPED["nothing to resume"] = (["resume={tmp}/nothing"], "resume={tmp}/nothing: n
 TYPED["another folder"] = (["resume={tmp}/run", "hydra.run.dir={tmp}/new"], "in its own folder, not in {tmp}/new")
 
 
-@pytest.mark.parametrize("mistake", TYPED)
+@pytest.mark.parametrize(
+    "mistake", ["an unknown option", *(pytest.param(each, marks=pytest.mark.slow) for each in [*TYPED][1:])]
+)
 def test_a_mistake_on_the_command_line_is_named_and_leaves_nothing(start, mistake, tmp_path):
     options, message = TYPED[mistake]
     command = start(*[word.replace("{tmp}", str(tmp_path)) for word in options])
@@ -133,6 +135,7 @@ def test_a_port_in_use_is_named_before_a_process_starts(start, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_is_left_alone(start):
     first = start(*FAST, "engine=threads")
     assert first.wait() and first.code == 0

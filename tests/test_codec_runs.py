@@ -12,7 +12,7 @@ MLP = ("model=mlp", "dataset=digits", "dataset.batch_size=64")
 
 
 @pytest.mark.parametrize("codec", CODECS)
-@pytest.mark.parametrize("topology", ["async", "fedbuff"])
+@pytest.mark.parametrize("topology", ["async", pytest.param("fedbuff", marks=pytest.mark.slow)])
 def test_a_run_with_a_codec_is_replayed_and_its_bytes_are_counted(tmp_path, codec, topology):
     options = ("workers=3", f"codec={codec}", f"topology={topology}", "timing=cvb_homogeneous", "budget.updates=12")
     source = run(tmp_path / "run", "engine=virtual", *options, problem=MLP)

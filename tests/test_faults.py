@@ -30,6 +30,7 @@ def test_ctrl_c_ends_everything_within_5_seconds_and_leaves_complete_files(start
     assert (run.folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_a_batch_that_takes_for_ever(start):
     run = start(*LONG, "topology.worker._target_=tests.broken.StuckAtRound", "+topology.worker.fails={1: 5, 2: 7}")
     run.until(lambda: len(run.rows("ps/updates.csv")) == 2 + 5 + 7)
@@ -65,7 +66,9 @@ def test_a_worker_by_hand_says_that_its_server_is_gone(start):
     assert len(results.metrics(worker.folder)) > 40
 
 
-@pytest.mark.parametrize("victim", ["ps", "worker1", "command"])
+@pytest.mark.parametrize(
+    "victim", ["ps", *(pytest.param(each, marks=pytest.mark.slow) for each in ("worker1", "command"))]
+)
 def test_no_process_outlives_a_run_whoever_is_killed(start, victim):
     run = start(*LONG, "engine.on_worker_failure=stop")
     run.until(lambda: under_way(run))
@@ -104,6 +107,7 @@ def test_an_exception_in_a_worker_is_shown_with_its_traceback_and_log(start):
     assert list(pushed["round"]) == list(range(20))
 
 
+@pytest.mark.slow
 def test_a_run_in_which_every_worker_failed_is_an_error(start):
     target = "topology.worker._target_=tests.broken.FailsAtRound"
     run = start("budget.updates=100", target, "+topology.worker.fails={1: 5, 2: 7}")

@@ -63,7 +63,12 @@ def assert_accounted(folder) -> None:
             lent[key] = "back", row.first
 
 
-@pytest.mark.parametrize("topology", ["async", "sync", "k_async", "ringmaster", "local_sgd"])
+OTHERS = ("k_async", "ringmaster", "local_sgd")
+
+
+@pytest.mark.parametrize(
+    "topology", ["async", "sync", *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)]
+)
 def test_virtual_workers_share_each_epoch(tmp_path, problem, done, topology):
     updates = 12 if topology == "local_sgd" else 200
     options = ["engine=virtual", f"topology={topology}", "timing=straggler", f"budget.updates={updates}"]

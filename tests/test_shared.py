@@ -19,7 +19,7 @@ from tests.conftest import Command
 from tests.runs import parameters
 from tests.scripted import a_server, an_update
 
-ALIKE = ("async", "local_sgd")
+ALIKE = ("k_batch_async", "async", "local_sgd")
 SIZE = 1000
 
 OTHER = """
@@ -223,7 +223,8 @@ def test_nothing_is_left_of_workers_that_were_killed(lives):
     assert max(counts[2:]) <= counts[1]
 
 
-@pytest.mark.parametrize("topology", ["k_batch_async", *(pytest.param(each, marks=pytest.mark.slow) for each in ALIKE)])
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ALIKE)
 def test_shared_and_wire_end_at_the_same_parameters(tmp_path, topology):
     """One worker has one order of arrival; ``k_batch_async`` holds payloads longer than their pushes."""
     options = [f"topology={topology}", "workers=1", "budget.updates=12", "evaluate.every=0", "model=cnn"]
