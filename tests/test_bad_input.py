@@ -113,7 +113,7 @@ def test_a_message_names_the_option_as_it_is_typed_where_there_is_but_one(messag
 
 def test_patterns_need_no_quotes_for_hydra():
     words = ["dataset.url=/a/x-{00..07}.tar", "a.b={x: 1}", "c=${d}", 'e="{0..1}"', "-m", "lr=1,2"]
-    assert command_line.prepare(words) == ['dataset.url="/a/x-{00..07}.tar"', *words[1:]]
+    assert command_line.prepare(words) == ["-m", 'dataset.url="/a/x-{00..07}.tar"', *words[1:4], "lr=1,2"]
 
 
 def test_hydras_flags_come_before_the_options_of_a_run_that_goes_on(tmp_path):
