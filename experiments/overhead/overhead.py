@@ -17,13 +17,14 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from asgd import command_line
 from asgd.job import Job
 from asgd.run import CONF
 
 
 def build(options: list[str]) -> Job:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return Job(OmegaConf.to_container(compose("config", options), resolve=True))
+        return Job(OmegaConf.to_container(compose("config", command_line.prepare(options)), resolve=True))
 
 
 def plain_loop(options: list[str], rank: int, workers: int, seconds: float, start, samples) -> None:
