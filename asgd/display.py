@@ -8,8 +8,8 @@ from math import inf
 from rich import get_console
 from rich.live import Live
 
-from asgd.panel import panel, remaining
-from asgd.progress import View
+from asgd.watch.panel import panel, remaining
+from asgd.watch.progress import View
 
 log = logging.getLogger(__name__)
 

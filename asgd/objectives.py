@@ -2,13 +2,7 @@
 
 from math import inf, isfinite
 
-HIGHER = (
-    "accuracy",
-    "_per_s",
-    "updates",
-    "samples",
-    "applied",
-)  # what the names of entries contain where more is better
+from asgd.records import is_higher_better
 
 
 def names(objective: str | list[str]) -> list[str]:
@@ -20,8 +14,7 @@ def direction(objective: str | list[str]) -> str | list[str]:
     """``minimize`` or ``maximize``, for each one where there are several."""
     if isinstance(objective, list):
         return [direction(each) for each in objective]
-    more = any(word in objective for word in HIGHER) and not objective.startswith("skipped")
-    return "maximize" if more else "minimize"
+    return "maximize" if is_higher_better(objective) else "minimize"
 
 
 def worst(name: str) -> float:

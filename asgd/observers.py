@@ -4,8 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asgd.messages import Event
-from asgd.progress import Progress
 from asgd.records import UPDATES, Table
+from asgd.watch.progress import Progress
 
 SHOWN = 32  # events of each flush that the display is told of
 

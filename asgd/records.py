@@ -19,6 +19,14 @@ SUMMARY = (
 ).split()
 
 
+HIGHER = ("accuracy", "_per_s", "updates", "samples", "applied")  # in the names of entries of which more is better
+
+
+def is_higher_better(entry: str) -> bool:
+    """Of an entry of the summary."""
+    return any(word in entry for word in HIGHER) and not entry.startswith("skipped")
+
+
 class Table:
     """A CSV file with a header; an existing one is continued. Each row is handed over at once.
 

@@ -13,10 +13,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from asgd import command_line, describe, environment, objectives, results, sweeps, trace
+from asgd import command_line, describe, environment, objectives, results, sweeps
 from asgd.display import report
 from asgd.job import Job, leads
 from asgd.records import write_json
+from asgd.trace import file as timeline
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ def main(config: DictConfig) -> float | list[float] | None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     overrides = list(HydraConfig.get().overrides.task)
     try:
-        return (job if swept() else run)(resolve(config), folder, overrides)
+        return (run_of_sweep if swept() else run)(resolve(config), folder, overrides)
     except Failed as error:
         discard(folder)
         if swept():
@@ -61,7 +62,7 @@ def resolve(config: DictConfig) -> dict:
         raise Failed(f"{error.full_key or 'the configuration'}: {str(error).partition(chr(10))[0]}") from error
 
 
-def job(config: dict, folder: Path, overrides: list[str]) -> float | list[float] | None:
+def run_of_sweep(config: dict, folder: Path, overrides: list[str]) -> float | list[float] | None:
     """One run of a sweep.
 
     What an earlier life of the sweep has finished is not done again, and what it had begun goes on.
@@ -145,7 +146,7 @@ def conclude(job: Job, folder: Path) -> float | list[float]:
 def draw(folder: Path) -> None:
     """The timeline; a run that is over does not fail for it."""
     try:
-        log.info("timeline: %s", trace.write(folder))
+        log.info("timeline: %s", timeline.write(folder))
     except (ValueError, OSError) as error:
         log.error("no timeline: %s", error)
 

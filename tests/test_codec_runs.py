@@ -66,13 +66,16 @@ def test_compressed_training_learns(tmp_path):
     assert results.summary(source)["final_accuracy"] > 0.8
 
 
-def test_a_faster_link_for_fewer_bytes(tmp_path):
-    """With seconds on the uplink only, time is updates times bytes over bandwidth."""
-    link = ("timing=none", "+timing.uplink._target_=asgd.timing.Link", "+timing.uplink.bandwidth=1e6")
+@pytest.mark.parametrize(
+    ("way", "full", "half"),
+    [("uplink", "codec=none", "codec=bf16"), ("downlink", "wire.weights=fp32", "wire.weights=bf16")],
+)
+def test_a_faster_link_for_fewer_bytes(tmp_path, way, full, half):
+    """With seconds on one link only, time is updates times bytes over bandwidth."""
+    link = ("timing=none", f"+timing.{way}._target_=asgd.timing.Link", f"+timing.{way}.bandwidth=1e6")
     options = ("engine=virtual", *link, "workers=1", "budget.updates=10")
     times = [
-        results.updates(run(tmp_path / codec, *options, f"codec={codec}", problem=MLP)).time_s.iloc[-1]
-        for codec in ("none", "bf16")
+        results.updates(run(tmp_path / word, *options, word, problem=MLP)).time_s.iloc[-1] for word in (full, half)
     ]
     size = a_job(problem=MLP).task("cpu").params.nbytes
     assert times == pytest.approx([10 * size / 1e6, 10 * size / 2e6])

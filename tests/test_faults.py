@@ -66,11 +66,14 @@ def test_a_worker_by_hand_says_that_its_server_is_gone(start):
     assert len(results.metrics(worker.folder)) > 40
 
 
+VICTIMS = [("worker1",), ("command",), ("ps", "engine.servers=2"), ("command", "engine.servers=2")]
+
+
 @pytest.mark.parametrize(
-    "victim", ["ps", *(pytest.param(each, marks=pytest.mark.slow) for each in ("worker1", "command"))]
+    ("victim", "more"), [("ps", ()), *(pytest.param(each[0], each[1:], marks=pytest.mark.slow) for each in VICTIMS)]
 )
-def test_no_process_outlives_a_run_whoever_is_killed(start, victim):
-    run = start(*LONG, "engine.on_worker_failure=stop")
+def test_no_process_outlives_a_run_whoever_is_killed(start, victim, more):
+    run = start(*LONG, "engine.on_worker_failure=stop", *more)
     run.until(lambda: under_way(run))
     run.processes()
     (psutil.Process(run.process.pid) if victim == "command" else run.node(victim)).kill()

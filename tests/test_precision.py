@@ -6,7 +6,7 @@ import torch
 from asgd import checkpoints, results
 from asgd.precision import Precision
 from tests.runs import replayed, run
-from tests.scripted import DIGITS, TOPOLOGIES, a_job, a_server, an_update, with_formula
+from tests.scripted import TOPOLOGIES, a_job, a_server, an_update, with_formula
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 PIECES = torch.tensor([1.00390625, 0.3333333, 1e-3])
@@ -75,17 +75,6 @@ def test_a_run_is_replayed_and_its_bytes_are_counted(tmp_path, engine, topology)
     assert results.summary(source)["bytes_pushed"] == 4 * task.params.numel() * pushes
     assert checkpoints.load(source)["server"]["parameters"]["params"].dtype == torch.float32
     assert replayed(source, tmp_path / "replay")["equal"]
-
-
-def test_the_way_down_is_as_long_as_its_bytes(tmp_path):
-    link = ("timing=none", "+timing.downlink._target_=asgd.timing.Link", "+timing.downlink.bandwidth=1e6")
-    options = ("engine=virtual", *link, "workers=1", "budget.updates=10")
-    times = [
-        results.updates(run(tmp_path / name, *options, f"wire.weights={name}", problem=DIGITS)).time_s.iloc[-1]
-        for name in ("fp32", "bf16")
-    ]
-    size = a_job(problem=DIGITS).task("cpu").params.nbytes
-    assert times == pytest.approx([10 * size / 1e6, 10 * size / 2e6])
 
 
 def test_numbers_beyond_float16_end_as_diverged(tmp_path):

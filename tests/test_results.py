@@ -309,3 +309,40 @@ def test_without_pyarrow_the_table_is_read(large, monkeypatch):
     run, _, copy = large
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert len(results.updates(run)) == 2 and not copy.exists()
+
+
+def test_a_job_begins_when_its_worker_is_answered_which_others_may_still_wait_for():
+    """Two of three make a step: worker 3 is late, and goes on at once while worker 1 waits for another."""
+    rows = [  # time_s, event, worker, round, version, staleness, waiting
+        (0.0, "join", 1, 0, 0, None, 1),
+        (0.1, "join", 2, 0, 0, None, 2),
+        (0.2, "join", 3, 0, 0, None, 0),
+        (1.0, "push", 1, 0, 0, 0, 1),
+        (2.0, "push", 2, 0, 1, 0, 0),
+        (2.5, "push", 1, 1, 1, 0, 1),
+        (3.0, "push", 3, 0, 1, 1, 1),
+        (4.0, "push", 2, 1, 2, 0, 0),
+        (5.0, "push", 3, 1, 2, 1, 1),
+    ]
+    events = pd.DataFrame(rows, columns="time_s event worker round version staleness waiting".split())
+    table = results.jobs(events)
+    assert list(zip(table.worker, table["round"], table.version, strict=True)) == [
+        (1, 0, 0), (2, 0, 0), (1, 1, 1), (3, 0, 0), (2, 1, 1), (3, 1, 1)
+    ]  # fmt: skip
+    assert table.asked.tolist() == [0.0, 0.1, 1.0, 0.2, 2.0, 3.0]
+    assert table.began.tolist() == [0.2, 0.2, 2.0, 0.2, 2.0, 3.0] and not table.dropped.any()
+    assert table.ended.tolist() == [1.0, 2.0, 2.5, 3.0, 4.0, 5.0]
+
+
+def test_work_that_was_dropped_is_told():
+    """Worker 2 is given version 0, and version 1 in the middle of it."""
+    rows = [
+        (0.0, "join", 1, 0, 0, None, 1),
+        (0.0, "join", 2, 0, 0, None, 0),
+        (1.0, "push", 2, 0, 0, 0, 0),
+        (2.0, "push", 1, 0, 1, 0, 0),
+        (2.0, "cancel", None, None, 1, 1, 0),
+        (4.0, "push", 2, 1, 1, 0, 0),
+    ]
+    table = results.jobs(pd.DataFrame(rows, columns="time_s event worker round version staleness waiting".split()))
+    assert (table.began.tolist(), table.dropped.tolist()) == ([0.0, 0.0, 2.0], [False, False, True])

@@ -4,7 +4,6 @@ import json
 import signal
 
 import pandas as pd
-import psutil
 import pytest
 
 from asgd import checkpoints, results
@@ -131,17 +130,6 @@ def test_a_worker_that_is_killed_has_left_all_servers(start, tmp_path):
     summary = ended(run)
     assert (summary["updates"], summary["failed_workers"]) == (200, 1)
     assert_repeated(run.folder, tmp_path / "replay")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", ["ps", "command"])
-def test_no_process_outlives_a_run_whoever_is_killed(start, victim):
-    run = start(*LONG, "engine.servers=2")
-    run.until(lambda: under_way(run))
-    run.processes()
-    (psutil.Process(run.process.pid) if victim == "command" else run.node(victim)).kill()
-    assert run.gone(10) == []
-    assert run.wait(5) is not None and run.code != 0
 
 
 @pytest.mark.slow

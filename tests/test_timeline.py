@@ -7,8 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from asgd import results, trace
-from asgd.timeline import COMPUTING, EXCHANGING, SERVER, Record, timeline
+from asgd import results
+from asgd.trace import __main__ as command
+from asgd.trace import file
+from asgd.trace.record import Record
+from asgd.trace.timeline import COMPUTING, EXCHANGING, SERVER, timeline
 from tests.runs import run
 
 UNTIL = {"M": set(), "X": {"ts", "dur"}, "s": {"ts", "id", "cat"}, "f": {"ts", "id", "cat", "bp"}}
@@ -130,7 +133,7 @@ def test_work_that_was_cancelled_is_shown_as_dropped(tmp_path):
 def test_the_file_of_a_virtual_run_is_as_the_format_wants_it(tmp_path, topology):
     timing = ("timing=exponential", "timing.uplink.latency=0.1", "timing.downlink.bandwidth=1000")
     run(tmp_path, "engine=virtual", f"topology={topology}", "workers=4", "budget.updates=30", *timing)
-    trace.write(tmp_path)
+    file.write(tmp_path)
     check_versions(tmp_path, opened(tmp_path))
 
 
@@ -170,7 +173,7 @@ def real(tmp_path_factory):
 
 
 def test_a_real_round_is_data_compute_push_wait_and_pull(real):
-    trace.write(real)
+    file.write(real)
     events = opened(real)
     check_versions(real, events)
     rows = results.metrics(real)
@@ -223,7 +226,7 @@ def test_a_workers_clock_that_is_late_is_put_right_as_far_as_cause_and_effect_te
 
 def test_a_run_that_was_killed_has_a_timeline_to_its_last_row(real, tmp_path):
     folder = copied(real, tmp_path, torn=True)
-    trace.write(folder)
+    file.write(folder)
     events = opened(folder)
     whole, torn = (len(Record(each).events) for each in (real, folder))
     assert torn == whole - 1 == sum(e["ph"] == "X" and e["pid"] == 10 for e in events)
@@ -232,7 +235,7 @@ def test_a_run_that_was_killed_has_a_timeline_to_its_last_row(real, tmp_path):
 def test_only_the_time_that_is_asked_for(real, tmp_path):
     times = results.updates(real).time_s
     start, stop = times.quantile(0.3), times.quantile(0.7)
-    path = trace.write(real, tmp_path / "trace.json", start, stop)
+    path = file.write(real, tmp_path / "trace.json", start, stop)
     assert path == tmp_path / "trace.json"
     timed = [e for e in opened(tmp_path) if e["ph"] == "X"]
     assert timed and all(e["ts"] <= stop * 1e6 and e["ts"] + e["dur"] >= start * 1e6 - 1e-3 for e in timed)
@@ -240,13 +243,13 @@ def test_only_the_time_that_is_asked_for(real, tmp_path):
 
 def test_a_folder_without_a_record_is_named(tmp_path):
     with pytest.raises(ValueError, match="no run there that has a"):
-        trace.write(tmp_path)
+        file.write(tmp_path)
     with pytest.raises(ValueError, match="0 run folders: give one"):
-        trace.Options(())
+        command.Options(())
 
 
 def test_more_than_viewers_can_show_is_refused(real, tmp_path, monkeypatch):
-    monkeypatch.setattr(trace, "MOST", 10)
+    monkeypatch.setattr(file, "MOST", 10)
     with pytest.raises(ValueError, match="give start= and stop= in seconds"):
-        trace.write(real, tmp_path / "x.json")
+        file.write(real, tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()

@@ -10,9 +10,9 @@ import pytest
 
 from asgd import command_line, results
 from asgd.messages import Event
-from asgd.progress import MEMORY
 from asgd.trackers import Mlflow, TensorBoard, Tracker, Wandb, base
-from asgd.tracking import Tracking
+from asgd.trackers.tracking import Tracking
+from asgd.watch.progress import MEMORY
 from tests.runs import finished, run
 from tests.scripted import DIGITS, QUADRATIC, a_job
 

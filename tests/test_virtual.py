@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from asgd import audit, results
-from asgd.engines import virtual
+from asgd.engines import fleet
 from asgd.engines.fleet import Fleet
 from asgd.workers import GradientWorker
 from tests.runs import BRIEF, finished, parameters, pushes, record, run
@@ -130,7 +130,7 @@ class Watched(Fleet):
 
 @pytest.mark.parametrize("topology", ["async", "k_async", "k_sync", "ringmaster", "backup", "ssp_lazy", "eamsgd"])
 def test_D8_D9_all_that_was_dispatched_is_accounted_for_and_never_written(simulate, topology, monkeypatch):
-    monkeypatch.setattr(virtual, "Fleet", Watched)
+    monkeypatch.setattr(fleet, "Fleet", Watched)
     folder = simulate(f"topology={topology}", "timing=exponential", "budget.updates=50")
     summary = results.summary(folder)
     assert len(Watched.copies) == sum(summary[fate] for fate in FATES) + Watched.in_flight

@@ -14,15 +14,16 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from asgd import display, progress, watch
+from asgd import display
 from asgd.display import Display
 from asgd.messages import Event
-from asgd.panel import panel
-from asgd.progress import MEMORY, Progress, Reading, View
 from asgd.records import EVALUATION, METRICS, UPDATES, Table, write_json
 from asgd.results.folders import SILENT_SECONDS
-from asgd.tails import Tail
-from asgd.watching import Watched, newest
+from asgd.watch import __main__ as watch
+from asgd.watch.panel import panel
+from asgd.watch.progress import MEMORY, Progress, Reading, Seen, View
+from asgd.watch.tails import Tail
+from asgd.watch.watched import Watched, newest
 from tests.conftest import ROOT
 from tests.runs import run
 
@@ -116,7 +117,7 @@ def test_whoever_is_kept_waiting_waits_from_its_push_to_the_version_it_is_given(
 
 
 def test_waiting_for_others_is_no_exchange():
-    seen = progress.Seen()
+    seen = Seen()
     row = namedtuple("Row", METRICS)(*[0.0] * len(METRICS))._replace(compute_s=1.0, wait_s=2.75, data_s=0.25)
     seen.worked(row)
     assert seen.times() == (1.0, 0.25, 2.5)

@@ -11,7 +11,6 @@ from asgd.results.variation import is_option, text
 
 SETTINGS = 12  # so many groups can be told apart in one plot
 MIXED = "seconds, virtual or real"
-HIGH = ("accuracy", "_per_s")  # in the names of figures of which more is better
 
 
 def group(runs: pd.DataFrame, keys: list[str], given: str | None) -> list[str] | None:
@@ -53,11 +52,6 @@ def objective(runs: pd.DataFrame, name: str | None) -> str:
 def check(option: str, name: str, known: Iterable[str], allowed: str) -> None:
     if name not in known:
         raise ValueError(f"{option}={name}: no such name{words.closest(name, list(known))}; {allowed}")
-
-
-def is_high(figure: str) -> bool:
-    """Whether more of a figure is better."""
-    return any(part in figure for part in HIGH)
 
 
 def target(curves: pd.DataFrame, given: float | None) -> float | None:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from asgd import results
 from asgd.compare import choices
+from asgd.records import is_higher_better
 
 UNFINISHED = ("running", "killed")
 
@@ -99,6 +100,6 @@ def as_far_as_known(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
 
 def best_first(runs: pd.DataFrame, objective: str) -> pd.DataFrame:
     """Sorted by the objective; after all others those that are not over."""
-    runs = runs.sort_values(objective, ascending=not choices.is_high(objective), na_position="last", kind="stable")
+    runs = runs.sort_values(objective, ascending=not is_higher_better(objective), na_position="last", kind="stable")
     over = runs.state.isin(UNFINISHED)
     return pd.concat([runs[~over], runs[over]], ignore_index=True)

@@ -13,6 +13,7 @@ from asgd import results
 from asgd.compare import choices
 from asgd.compare.collect import UNFINISHED, Comparison
 from asgd.compare.looks import MANY, Group, groups, in_order, shown
+from asgd.records import is_higher_better
 
 matplotlib.use("agg")  # no window, wherever this runs
 
@@ -195,7 +196,7 @@ def heat_map(comparison: Comparison, _) -> Figure | None:
         return None
     mean, count = (grid(judged, keys, objective, how) for how in ("mean", "count"))
     figure, axes = plt.subplots(figsize=(2.2 + 0.9 * mean.shape[1], 1.3 + 0.5 * mean.shape[0]))
-    colours = plt.get_cmap("cividis" if choices.is_high(objective) else "cividis_r")
+    colours = plt.get_cmap("cividis" if is_higher_better(objective) else "cividis_r")
     drawn = axes.imshow(mean, cmap=colours, aspect="auto")
     for (row, column), value in np.ndenumerate(mean.to_numpy()):
         if value == value:

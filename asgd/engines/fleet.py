@@ -145,6 +145,15 @@ class Ahead:
         return update
 
 
+def computing(job: Job, *arguments) -> Fleet:
+    """The fleet of a run that computes; ``arguments`` are those of ``Fleet``."""
+    return (AheadFleet if job.overlap else Fleet)(job, *arguments)
+
+
+def clock_only(job: Job) -> ClockOnly:
+    return (AheadClockOnly if job.overlap else ClockOnly)(job)
+
+
 class AheadFleet(Ahead, Fleet):
     def __init__(self, *arguments):
         self.later = {}

@@ -6,16 +6,16 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from asgd import audit, checkpoints, describe, progress, results
+from asgd import audit, checkpoints, describe, results
 from asgd.engines.base import Clock, Node
 from asgd.job import Job
 from asgd.messages import Model
 from asgd.observers import Every, UpdateLog
-from asgd.progress import View
 from asgd.records import LEASES, Table, flatten
 from asgd.server import Server
 from asgd.summary import summarise
-from asgd.tracking import Tracking, opener
+from asgd.trackers.tracking import Tracking, opener
+from asgd.watch.progress import Reading, View
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Recorder:
         self.node = Node(folder, "ps", parameters, clock.real)
         self.evaluations = evaluations(self.node.folder)
         self.updates = log(self.node.folder, state["events"] if state else 0, clock)
-        self.reading = progress.Reading(folder, progress=self.updates.progress)
+        self.reading = Reading(folder, progress=self.updates.progress)
         self.interrupted = threading.Event()
         self.checkpoints = checkpoints.Checkpoints(folder, job.config["checkpoint"]["keep"], self.completed)
         self.failed: dict[int, str] = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asgd.display import Display
 from asgd.engines.comparison import Comparison
-from asgd.engines.fleet import AheadClockOnly, AheadFleet, ClockOnly, Fleet
+from asgd.engines.fleet import Fleet, clock_only, computing
 from asgd.engines.in_process import InProcessEngine
 from asgd.engines.recorder import Recorder
 from asgd.engines.tape import Tape
@@ -51,9 +51,8 @@ class ReplayEngine(InProcessEngine):
     def _fleet(self, job: Job, selective: bool) -> Fleet:
         """A virtual run without parameters has computed nothing; a real one has."""
         if not self.tape.computed and not job.task("cpu").params.numel():
-            return AheadClockOnly(job) if job.overlap else ClockOnly(job)
-        kind = AheadFleet if job.overlap else Fleet
-        return kind(job, self.gradients, self.at_once, selective, self.tape.coming)
+            return clock_only(job)
+        return computing(job, self.gradients, self.at_once, selective, self.tape.coming)
 
 
 class Replay:

@@ -16,7 +16,7 @@ from math import inf
 from operator import add
 
 from asgd.display import Display
-from asgd.engines.fleet import AheadClockOnly, AheadFleet, ClockOnly, Fleet
+from asgd.engines.fleet import Fleet, clock_only, computing
 from asgd.engines.in_process import InProcessEngine, VirtualClock
 from asgd.engines.recorder import Recorder
 from asgd.job import Job
@@ -56,9 +56,8 @@ class VirtualEngine(InProcessEngine):
 
     def _fleet(self, job: Job, selective: bool, coming: Callable) -> Fleet:
         if not job.task("cpu").params.numel():
-            return AheadClockOnly(job) if job.overlap else ClockOnly(job)
-        kind = AheadFleet if job.overlap else Fleet
-        return kind(job, self.gradients, self.at_once, selective, coming)
+            return clock_only(job)
+        return computing(job, self.gradients, self.at_once, selective, coming)
 
 
 def takes_time(job: Job, rank: int) -> bool:

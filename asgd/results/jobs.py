@@ -34,24 +34,34 @@ def start_of(events: pd.DataFrame) -> float:
 
 
 def jobs(events: pd.DataFrame) -> pd.DataFrame:
-    """The rounds of all workers, one row for each push, from a table of ``updates``.
+    """The rounds of all workers, one row for each push, in the order of arrival; ``events`` is a table of ``updates``.
 
-    Columns ``worker``, ``round``, and in seconds ``asked`` (its row before), ``began`` (its model was
-    there) and ``ended``: it waits between the first two, and computes and sends between the last two. A job begins
-    when its worker has asked and its model is there (the first row of that version), but not before the last worker
-    has joined for the start.
+    Columns ``worker``, ``round`` and ``version`` (what was computed on), and in seconds ``asked`` (by its join or push
+    before), ``began`` (it was given that model) and ``ended``: it waits between the first two, and computes and sends
+    between the last two. ``asked_at``, ``began_at`` and ``ended_at`` are the numbers of those events' rows;
+    ``dropped``: it worked on an older model before it ``began``, which was cancelled.
+
+    Whoever asks goes on at once, or there is one more that waits after that row: for its model, which comes with the
+    first row of that version, or, where that is an old one, at the latest with the first row after which nobody waits.
     """
-    model = events.version.shift(fill_value=0) - events.staleness
-    chosen = events.event.isin(["join", "push"])
-    table = events.loc[chosen, ["worker", "round", "event", "time_s"]]
-    asked = table.groupby("worker").time_s.shift()
-    there = first_times(events, model[chosen])
-    began = np.maximum(np.maximum(asked, there), start_of(events))
-    columns = {"worker": table.worker, "round": table["round"], "asked": asked, "began": began, "ended": table.time_s}
-    return pd.DataFrame(columns)[table.event != "join"]
+    rows = events.reset_index(drop=True)
+    asks = rows[rows.event.isin(["join", "push"])]
+    before = asks.assign(at=asks.index).groupby("worker")["at"].shift()
+    pushes = asks[(asks.event == "push") & before.notna()]
+    asked, ended = before[pushes.index].to_numpy(dtype=int), pushes.index.to_numpy()
+    version = (rows.version.shift(fill_value=0)[ended] - pushes.staleness).to_numpy(dtype=int)
+    began, dropped = given(rows, asked, ended, version)
+    numbers = {"asked_at": asked, "began_at": began, "ended_at": ended, "dropped": dropped}
+    times = {name: rows.time_s.to_numpy()[numbers[f"{name}_at"]] for name in ("asked", "began", "ended")}
+    return pd.DataFrame(
+        {"worker": pushes.worker.to_numpy(), "round": pushes["round"].to_numpy(), "version": version} | times | numbers
+    )
 
 
-def first_times(events: pd.DataFrame, versions: pd.Series) -> pd.Series:
-    """When the server first had each of the ``versions``; without a version (a join) the start of the run."""
-    rows = np.searchsorted(events.version, versions.fillna(0))
-    return pd.Series(events.time_s.to_numpy()[rows], versions.index)
+def given(rows: pd.DataFrame, asked: np.ndarray, ended: np.ndarray, version: np.ndarray) -> tuple:
+    """(rows with which workers were given a ``version``, whether they worked on an older one before)."""
+    new, free = np.searchsorted(rows.version, version), np.flatnonzero(rows.waiting == 0)
+    at_once = (rows.waiting <= rows.waiting.shift(fill_value=0)).to_numpy()[asked]  # or one more would wait
+    freed = np.append(free, len(rows))[np.searchsorted(free, asked)]
+    old = np.where(at_once | (freed >= ended), asked, freed)
+    return np.where(new > asked, new, old), (new > asked) & at_once

@@ -104,7 +104,7 @@ def headline(runs: pd.DataFrame) -> None:
     panels[0].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panels[0].yaxis.set_minor_locator(plt.NullLocator())
     legend(figure)
-    save(figure, "stragglers")
+    figure.savefig(HERE / "stragglers.png", dpi=110)
 
 
 def reality(virtual: pd.DataFrame, real: pd.DataFrame) -> None:
@@ -132,12 +132,7 @@ def reality(virtual: pd.DataFrame, real: pd.DataFrame) -> None:
     ]
     handles.append(plt.Line2D([], [], color="#666666", linestyle=":", label="end of the runs"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    save(figure, "reality")
-
-
-def save(figure, name: str) -> None:
-    for kind in ("png", "svg"):
-        figure.savefig(HERE / f"{name}.{kind}", dpi=110)
+    figure.savefig(HERE / "reality.png", dpi=110)
 
 
 def cell(runs: pd.DataFrame) -> str:

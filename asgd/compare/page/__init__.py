@@ -13,6 +13,7 @@ from scipy.special import stdtrit
 
 from asgd.compare import choices
 from asgd.compare.collect import Comparison
+from asgd.records import is_higher_better
 
 HERE = Path(__file__).parent
 SCRIPTS = ("statistics.js", "looks.js", "curves.js", "figures.js", "table.js", "main.js")
@@ -52,7 +53,7 @@ def data(comparison: Comparison, x: str, out: Path) -> dict:
         "mixed": comparison.unit == choices.MIXED,
         "target": comparison.target,
         "objective": comparison.objective,
-        "high": choices.is_high(comparison.objective),
+        "high": is_higher_better(comparison.objective),
         "figures": [name for name in FIGURES if name != comparison.objective],
         "common": common(comparison),
         "student": [number(stdtrit(degrees, 0.975)) for degrees in range(1, max(len(runs), 2))],

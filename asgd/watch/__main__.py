@@ -12,10 +12,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from asgd import words
-from asgd.panel import panel, several
-from asgd.progress import View
 from asgd.results.folders import runs
-from asgd.watching import Watched, newest
+from asgd.watch.panel import panel, several
+from asgd.watch.progress import View
+from asgd.watch.watched import Watched, newest
 
 USAGE = "python -m asgd.watch [FOLDER] [once=true] [every=1]"
 ROOT = "outputs"

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asgd.messages import Event
-from asgd.progress import Mean
 from asgd.trackers import Point, Tracker
+from asgd.watch.progress import Mean
 
 log = logging.getLogger(__name__)
 

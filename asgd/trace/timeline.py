@@ -4,18 +4,10 @@ The server's table says when it took up each arrival and for how long; a worker'
 by the same clock. In virtual time there is only the former, and ``timing`` says how long messages were on their way.
 """
 
-import json
-from functools import cached_property
 from math import inf
-from pathlib import Path
 from typing import NamedTuple
 
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-
-from asgd.jobs import Job, Walk, following
-from asgd.tails import Tail
-from asgd.timing import Timing
+from asgd.trace.record import Job, Record, exchanged, row_data, within
 
 SERVER = 0
 MOMENT = 2e-9  # seconds
@@ -39,40 +31,6 @@ class Arrow(NamedTuple):
     name: str
     source: tuple[int, str, float]
     target: tuple[int, str, float]
-
-
-class Record:
-    """The tables of the run in a ``folder``. ValueError where its server has written none."""
-
-    def __init__(self, folder: Path):
-        self.events = list(Tail(folder / "stats/ps/updates.csv").rows())
-        if not self.events or not (folder / "parameters.json").exists():
-            raise ValueError(f"{folder}: no run there that has a parameters.json and events in stats/ps/updates.csv")
-        parameters = json.loads((folder / "parameters.json").read_text())
-        self.config, self.model_bytes = parameters["config"], parameters["bytes_per_update"]
-        tables = {path.parent.name: path for path in sorted(folder.glob("stats/worker*/training_metrics.csv"))}
-        self.rounds = {int(name.removeprefix("worker")): list(Tail(path).rows()) for name, path in tables.items()}
-        self.jobs = list(Walk(self.events))
-        self.next = following(self.jobs)
-        self.shifts = shifts(self)
-
-    @property
-    def virtual(self) -> bool:
-        return self.config["engine"]["_target_"].endswith("VirtualEngine")
-
-    @cached_property
-    def timing(self) -> Timing | None:
-        """The delays of a run in virtual time; elsewhere workers have slept them."""
-        return instantiate(OmegaConf.create(self.config["timing"]), _convert_="all") if self.virtual else None
-
-    def round(self, job: Job) -> tuple | None:
-        """The worker's own row of a job."""
-        rows = self.rounds.get(job.row.worker, ())
-        return rows[job.row.round] if job.row.round < len(rows) else None
-
-    def end_of(self, index: int) -> float:
-        """When the server was done with an event."""
-        return self.events[index].time_s + (getattr(self.events[index], "apply_s", None) or 0.0)
 
 
 def timeline(record: Record, start: float = -inf, stop: float = inf) -> tuple[list[Slice], list[Arrow]]:
@@ -139,44 +97,12 @@ def measured(record: Record, job: Job, row: tuple) -> list[Slice]:
     ]
 
 
-def row_data(row: tuple) -> float:
-    """Seconds of a round in which data were waited for; tables of before have no such column."""
-    return getattr(row, "data_s", None) or 0.0
-
-
-def exchanged(row: tuple) -> float:
-    """Seconds from the end of computing to the reply."""
-    return row.wait_s - row_data(row)
-
-
-def shifts(record: Record) -> dict[int, float]:
-    """Seconds to add to each worker's times: the least with which no update is taken up before it is computed, and no
-    reply comes before the server is done. A worker's clock was set by one message, so it is late by that one's way.
-    """
-    least, most = dict.fromkeys(record.rounds, -inf), dict.fromkeys(record.rounds, inf)
-    for job in record.jobs:
-        if row := record.round(job):
-            worker, computed = job.row.worker, row.time_s - exchanged(row)
-            least[worker] = max(least[worker], record.end_of(job.index) - row.time_s)
-            most[worker] = min(most[worker], job.row.time_s - computed)
-    return {worker: nearest_zero(least[worker], most[worker]) for worker in record.rounds}
-
-
-def nearest_zero(least: float, most: float) -> float:
-    """Between both; clocks that have drifted apart leave nothing between, and are wrong by as much on each side."""
-    return within(0.0, least, most) if least <= most else (least + most) / 2
-
-
 def answer(record: Record, job: Job) -> float:
     """When the server answered the job's push: with the model of the worker's next job; at the end, with none."""
     after = record.next.get(job.index)
     if after is None:
         return record.events[-1].time_s
     return record.end_of(after.asked if after.dropped else after.given)
-
-
-def within(time: float, least: float, most: float) -> float:
-    return min(max(time, least), most)
 
 
 class Ways:

@@ -1,4 +1,4 @@
-"""``python -m asgd.trace FOLDER``: the timeline of a run as a file for Perfetto or chrome://tracing.
+"""A timeline as a file for Perfetto or chrome://tracing.
 
 The format is the Trace Event Format (a JSON object with ``traceEvents``): complete events (X) on one thread per track,
 flow events (s, f) from the server's slices to those of the workers and back, names as metadata (M), times in
@@ -7,31 +7,15 @@ microseconds, in order. https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 
-from asgd import words
-from asgd.timeline import COMPUTING, EXCHANGING, SERVER, SERVING, Arrow, Record, Slice, timeline
+from asgd.trace.record import Record
+from asgd.trace.timeline import COMPUTING, EXCHANGING, SERVER, SERVING, Arrow, Slice, timeline
 
-USAGE = "python -m asgd.trace FOLDER [start=0] [stop=10] [out=trace.json]"
 NAME = "trace.json"
 MOST = 2_000_000  # events in a file; viewers fail beyond
 TRACKS = {SERVING: 0, COMPUTING: 0, EXCHANGING: 1}
-
-
-@dataclass(frozen=True)
-class Options:
-    """What can be said on the command line."""
-
-    folders: tuple[str, ...] = words.places("a run folder, or several")
-    start: float = words.option("seconds of the run's time", default=0.0)
-    stop: float = words.option("seconds of the run's time; null: to the end", default=inf)
-    out: str | None = words.option(f"the file to write; null: {NAME} in the run folder", default=None)
-
-    def __post_init__(self):
-        if not self.folders or (self.out and len(self.folders) > 1):
-            raise ValueError(f"{len(self.folders)} run folders: give one, or several without out=")
 
 
 def write(folder: Path, path: Path | None = None, start: float = 0.0, stop: float = inf) -> Path:
@@ -108,13 +92,3 @@ def nanoseconds(time: float) -> int:
 def finite(value):
     """JSON knows no other numbers."""
     return value if not isinstance(value, float) or abs(value) < inf else str(value)
-
-
-def main(given: Options) -> None:
-    for folder in given.folders:
-        path = write(Path(folder), given.out and Path(given.out), given.start, given.stop)
-        print(f"{path}: open it at https://ui.perfetto.dev or chrome://tracing")
-
-
-if __name__ == "__main__":
-    words.main(Options, main, USAGE, "nothing was written")

@@ -5,7 +5,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from asgd.progress import Progress, Seen, View
+from asgd.watch.progress import Progress, Seen, View
 
 AROUND = 8  # lines that are no worker's: title, bar, headings, server, the rest, losses, and two for the log
 BAR = 40  # columns

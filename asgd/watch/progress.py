@@ -6,7 +6,7 @@ The server's display is given the events as they come; whoever watches from else
 from dataclasses import dataclass
 from pathlib import Path
 
-from asgd.tails import Tail
+from asgd.watch.tails import Tail
 
 MEMORY = 100  # values that a running mean goes over
 STEPS = 10_000  # versions whose time is remembered

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from asgd.budget import Budget
-from asgd.progress import Reading, View
 from asgd.results.folders import SILENT_SECONDS, runs
-from asgd.tails import Tail
+from asgd.watch.progress import Reading, View
+from asgd.watch.tails import Tail
 
 NOT_REAL = ("VirtualEngine", "ReplayEngine")
 CLAIMED = {"config": {"workers": 0}, "overrides": []}  # of a run that is just beginning

@@ -1,0 +1,1 @@
+"""The timeline of a run: who did what when, as a file for Perfetto."""
