@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from asgd.records import keep_rows
+from asgd.records import keep_first, keep_rows
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +50,7 @@ def rewind(folder: Path, state: dict) -> None:
     keep_rows(folder / "stats/ps/evaluation.csv", lambda number, row: int(row["version"]) <= version)
     keep_rows(folder / "stats/ps/leases.csv", lambda number, row: number < state["lease_rows"])
     for worker, entry in ledger.items():
-        table = folder / f"stats/worker{worker}/training_metrics.csv"
-        keep_rows(table, lambda number, row, rounds=entry["round"]: number < rounds)
+        keep_first(folder / f"stats/worker{worker}/training_metrics.csv", entry["round"])
     for path in (folder / "checkpoints").glob("*.pt"):  # one that is newer could not be read
         if int(path.stem) > version:
             path.unlink()
@@ -68,6 +67,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int, completed: Callable[[dict], dict] = dict):
         self.folder, self.keep, self.completed = folder, keep, completed
+        self.saved: Callable[[dict], None] = lambda state: None  # told of each that is on disk
         self.queue: queue.Queue = queue.Queue()
         self.thread = threading.Thread(target=self._run, name="checkpoints", daemon=True)
         self.thread.start()
@@ -79,6 +79,7 @@ class Checkpoints:
         while (state := self._newest()) is not None:
             try:
                 save(self.folder, self.completed(state), self.keep)
+                self.saved(state)
             except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
                 log.error("no checkpoint at version %s: %s", state["server"]["parameters"]["version"], error)
 

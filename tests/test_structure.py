@@ -82,6 +82,12 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "overlap": ("ledger", "messages", "server", "workers"),
     "precision": ("messages", "parameters"),
     "engines.shared": (),
+    "engines.star.session": (),
+    "engines.star.sockets": ("engines.star.session", "keys", "parameters"),
+    "engines.star.post": ("engines.star.session", "engines.star.sockets", "keys"),
+    "engines.star.caller": ("engines.star.post", "engines.star.session", "engines.star.sockets", "keys"),
+    "engines.star.contents": ("codecs", "data.leases", "engines.shared", "messages"),
+    "keys": (),
     "engines.parts": (),
     "engines.ordered": ("engines.hub", "ledger", "messages", "server"),
 }

@@ -16,7 +16,7 @@ from asgd.data.batch import Batch
 from asgd.engines.overlapping import Overlapping, Stopped
 from asgd.job import Job
 from asgd.messages import Reply, Update
-from asgd.records import METRICS, Table, write_json
+from asgd.records import METRICS, Table, keep_first, write_json
 from asgd.system_stats import SystemStats
 from asgd.task import Task
 from asgd.timing import Timing
@@ -149,6 +149,12 @@ class WorkerNode(Node):
         speaker.set(name := f"worker{rank}")
         self.log.addFilter(lambda record: speaker.get() in (None, name))
         logging.getLogger().addHandler(self.log)
+        self.skipped = 0  # broken samples
+
+    def rewind(self, round: int) -> None:
+        """Take the rows of this round and later ones out of ``training_metrics.csv``: they are undone."""
+        self.metrics.flush()
+        keep_first(self.folder / "training_metrics.csv", round)
 
     def close(self) -> None:
         super().close()
@@ -157,8 +163,8 @@ class WorkerNode(Node):
         self.log.close()
 
 
-def run_worker(job: Job, node: WorkerNode, rank: int, round: int, exchange: Exchange, clock: Clock, stop) -> int:
-    """Build worker ``rank`` at its ``round`` and let it work until the run is over; broken samples it left out."""
+def run_worker(job: Job, node: WorkerNode, rank: int, round: int, exchange: Exchange, clock: Clock, stop) -> None:
+    """Build worker ``rank`` at its ``round`` and let it work until the run is over."""
     session = secrets.randbits(62)
     task = job.task()
     exchange = Overlapping(exchange) if job.overlap else exchange
@@ -173,6 +179,6 @@ def run_worker(job: Job, node: WorkerNode, rank: int, round: int, exchange: Exch
     except Stopped:
         pass
     finally:
+        node.skipped += worker.skipped
         batches.close()
     log.info("worker %d ends after round %d", rank, worker.round)
-    return worker.skipped

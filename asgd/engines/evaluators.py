@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import torch
 
 from asgd.engines import processes
@@ -50,14 +51,16 @@ class Evaluator:
             return self._here(model)
 
     def _here(self, model: Model) -> Evaluation:
+        """As arrays: a tensor that is sent to a process moves to other memory, and others read it where it is."""
+        arrays = model.version, model.params.numpy(), model.buffers.numpy()
         try:
-            return self._process().submit(_evaluate, model).result()
+            return self._process().submit(_evaluate, *arrays).result()
         except BrokenProcessPool:
             if self.closed:
                 raise
             log.warning("the evaluation process died; starting another")
             self.pool = None
-            return self._process().submit(_evaluate, model).result()
+            return self._process().submit(_evaluate, *arrays).result()
 
     def _process(self) -> ProcessPoolExecutor:
         if not self.pool:
@@ -86,6 +89,6 @@ def _prepare(config: dict) -> None:
     _judge = job, job.task()
 
 
-def _evaluate(model: Model) -> Evaluation:
+def _evaluate(version: int, params: np.ndarray, buffers: np.ndarray) -> Evaluation:
     job, task = _judge
-    return job.evaluate(task, model)
+    return job.evaluate(task, Model(version, torch.from_numpy(params), torch.from_numpy(buffers)))

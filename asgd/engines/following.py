@@ -12,7 +12,6 @@ from asgd.engines.divided import here
 from asgd.engines.mail import Mail
 from asgd.engines.ordered import Follower
 from asgd.engines.parts import parts
-from asgd.engines.shipping import Shipper
 from asgd.job import Job
 from asgd.server import Server
 
@@ -45,7 +44,7 @@ def follow(job: Job, rank: int, folder: Path) -> None:
     service.hub = Follower(server, lambda key, finite: rpc.call("ps", "arrived", rank, key, finite))
     facts = {"first_parameter": part.start, "parameters": part.stop - part.start}
     node = Node(folder, name, describe.node(job.config, "ps", rank, "cpu", job.threads) | facts, Clock(plan["clock"]))
-    shipper = None if roles.is_folder_of(plan["run"], folder) else Shipper(node.folder)
+    shipper = None if roles.is_folder_of(plan["run"], folder) else roles.shipper_of(node)
     farewell = ("server_lost", rank, "it was interrupted")
     try:
         with processes.catching(processes.interrupt):

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from multiprocessing import current_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from socket import socket
@@ -58,7 +59,7 @@ class Nodes:
             self.evaluator = self._start("evaluator", _evaluator)
 
     def _start(self, name: str, target, *arguments):
-        process = self.context.Process(target=_child, name=name, args=(target, self.config, self.folder, *arguments))
+        process = self.context.Process(target=child, name=name, args=(target, self.config, self.folder, *arguments))
         process.start()
         return process
 
@@ -107,10 +108,10 @@ def ending(exitcode: int) -> str:
     return f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"ended with status {exitcode}"
 
 
-def _child(target, config: dict, folder: Path, *arguments) -> None:
+def child(target, config: dict, folder: Path, *arguments) -> None:
     """The main function of every process that is started here."""
     processes.tie_to_parent()
-    _log_to(folder / "run.log", everything=target is _ps)
+    _log_to(folder / "run.log", everything=current_process().name == "ps")
     try:
         target(Job(config), folder, *arguments)
     except KeyboardInterrupt:

@@ -14,8 +14,7 @@ DEFAULT_PORT = 29500
 
 def check_address(host: str, port: int | None, trusted: bool) -> None:
     """ValueError for a port that is none, a host without address, and one beyond loopback that is not trusted."""
-    if port is not None and not (isinstance(port, int) and 0 < port < 65536):
-        raise ValueError(f"engine.port={port}: 1 to 65535, or null")
+    check_port(port)
     loopback = ipaddress.ip_address(resolve(host)).is_loopback
     if loopback and trusted:
         log.warning("engine.host=%s is loopback on this machine, so no other machine can come here", host)
@@ -24,6 +23,11 @@ def check_address(host: str, port: int | None, trusted: bool) -> None:
             f"engine.host={host} is beyond loopback: whoever reaches the port of torch.distributed.rpc can run code on "
             "this machine. Where the network is trusted, say engine.trusted_network=true; otherwise use a tunnel"
         )
+
+
+def check_port(port: int | None) -> None:
+    if port is not None and not (isinstance(port, int) and 0 < port < 65536):
+        raise ValueError(f"engine.port={port}: 1 to 65535, or null")
 
 
 def resolve(host: str) -> str:

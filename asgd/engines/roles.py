@@ -187,12 +187,12 @@ def work(job: Job, rank: int, folder: Path) -> None:
     welcome = rpc.result(rpc.call("ps", "hello", rank))
     clock = Clock(welcome["clock"])
     node = WorkerNode(job, folder, rank, clock)
-    shipper = None if is_folder_of(welcome["run"], folder) else Shipper(node.folder)
+    shipper = None if is_folder_of(welcome["run"], folder) else shipper_of(node)
     farewell = ("failed", rank, "it was interrupted")
     try:
         with processes.catching(processes.interrupt):
-            skipped = run_worker(job, node, rank, welcome["round"], exchange, clock, service.stopped)
-        farewell = ("goodbye", rank, skipped)
+            run_worker(job, node, rank, welcome["round"], exchange, clock, service.stopped)
+        farewell = ("goodbye", rank, node.skipped)
     except rpc.Lost:
         if not service.stopped.wait(HURRY_SECONDS):  # else one of several servers was lost, and so the run is over
             raise
@@ -210,6 +210,11 @@ def is_folder_of(run: str, folder: Path) -> bool:
     """Whether the server of ``run`` writes into this very folder."""
     mark = folder / MARK
     return mark.exists() and mark.read_text() == run
+
+
+def shipper_of(node: Node) -> Shipper:
+    """Sends the node's files to the server."""
+    return Shipper(node.folder, lambda name, at, data: rpc.result(rpc.call("ps", "ship", node.folder.name, name, data)))
 
 
 def leave(shipper: Shipper | None, farewell: tuple) -> None:
@@ -243,7 +248,7 @@ def judge(job: Job, folder: Path) -> None:
     welcome = rpc.result(rpc.call("ps", "welcome"))
     parameters = describe.node(job.config, "evaluator", None, str(job.device), job.threads)
     node = Node(folder, "evaluator", parameters, Clock(welcome["clock"]))
-    shipper = None if is_folder_of(welcome["run"], folder) else Shipper(node.folder)
+    shipper = None if is_folder_of(welcome["run"], folder) else shipper_of(node)
     try:
         with processes.catching(processes.interrupt):
             rpc.result(rpc.call_later("ps", "offer_evaluation"))

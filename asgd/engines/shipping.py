@@ -1,9 +1,10 @@
 """A node's files on their way to the server's folder, while they grow."""
 
+import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from asgd.engines import rpc
 from asgd.records import METRICS, SYSTEM
 
 TABLES = {"training_metrics.csv": METRICS, "system_stats.csv": SYSTEM}
@@ -11,12 +12,15 @@ FILES = (*TABLES, "parameters.json", "worker.log")
 
 
 class Shipper:
-    """A thread that sends what the files of ``folder`` have gained, each ``PERIOD`` seconds and at the end."""
+    """A thread that sends what the files of ``folder`` have gained, each ``PERIOD`` seconds and at the end.
 
-    PERIOD = 1.5
+    ``send(name, at, data)``: the bytes of a file from ``at`` on.
+    """
 
-    def __init__(self, folder: Path):
-        self.folder, self.sent = folder, dict.fromkeys(FILES, 0)
+    PERIOD, MOST = 1.5, 1 << 22  # seconds; bytes at a time
+
+    def __init__(self, folder: Path, send: Callable[[str, int, bytes], None]):
+        self.folder, self.send, self.sent = folder, send, dict.fromkeys(FILES, 0)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, name="shipper", daemon=True)
         self.thread.start()
@@ -30,13 +34,18 @@ class Shipper:
 
     def _ship(self) -> None:
         for name in FILES:
-            path = self.folder / name
-            if path.exists() and path.stat().st_size > self.sent[name]:
-                with open(path, "rb") as file:
-                    file.seek(self.sent[name])
-                    data = file.read()
-                rpc.result(rpc.call("ps", "ship", self.folder.name, name, data))
+            while data := self._news(self.folder / name):
+                self.send(name, self.sent[name], data)
                 self.sent[name] += len(data)
+
+    def _news(self, path: Path) -> bytes:
+        size = path.stat().st_size if path.exists() else 0
+        self.sent[path.name] = min(self.sent[path.name], size)  # its last rows may have been taken back
+        if size == self.sent[path.name]:
+            return b""
+        with open(path, "rb") as file:
+            file.seek(self.sent[path.name])
+            return file.read(self.MOST)
 
     def close(self) -> None:
         self.ended.set()
@@ -51,12 +60,43 @@ class Inbox:
         self.folder, self.known = folder / "stats", set()
 
     def receive(self, node: str, name: str, data: bytes) -> None:
-        if name not in FILES or not node.isalnum():
-            raise ValueError(f"{node}/{name} is not a file of a node")
-        path = self.folder / node / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = file_of(self.folder, node, name)
         header = (",".join(TABLES.get(name, ())) + "\n").encode()
         continued = path not in self.known and path.exists() and name in TABLES
         self.known.add(path)
         with open(path, "wb" if name == "parameters.json" else "ab") as file:
             file.write(data.removeprefix(header) if continued else data)
+
+
+class Mirror:
+    """Keeps ``stats/<node>/`` of ``folder`` as the nodes' own files are, where these may lose their last rows again.
+
+    A node's table that begins anew, in another folder than before, is put behind what is there, at its ``base``.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder / "stats"
+
+    def receive(self, node: str, name: str, base: int | None, at: int, data: bytes) -> int:
+        """The base, after byte ``at`` of the node's file and all that follows have become ``data``."""
+        path = file_of(self.folder, node, name)
+        if base is None:
+            header = (",".join(TABLES.get(name, ())) + "\n").encode()
+            continued = path.exists() and (name in TABLES or name.endswith(".log"))
+            base = max(0, path.stat().st_size - (len(header) if name in TABLES else 0)) if continued else 0
+            data = data[len(header) :] if base and name in TABLES else data
+            at = len(header) if base and name in TABLES else at
+        with open(path, "r+b" if path.exists() else "w+b") as file:
+            file.truncate(base + at)
+            file.seek(0, os.SEEK_END)
+            file.write(data)
+        return base
+
+
+def file_of(folder: Path, node: str, name: str) -> Path:
+    """ValueError for what is no file of a node."""
+    if name not in FILES or not node.isalnum():
+        raise ValueError(f"{node}/{name} is not a file of a node")
+    path = folder / node / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

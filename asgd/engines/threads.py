@@ -81,8 +81,8 @@ def work(host: Host, rank: int, stopped: threading.Event) -> None:
     try:
         node = WorkerNode(host.job, host.folder, rank, host.clock)
         exchange = HubExchange(host.hub)
-        skipped = run_worker(host.job, node, rank, entry.round if entry else 0, exchange, host.clock, stopped)
-        host.goodbye(rank, skipped)
+        run_worker(host.job, node, rank, entry.round if entry else 0, exchange, host.clock, stopped)
+        host.goodbye(rank, node.skipped)
     except Exception:
         log.exception("worker %d failed", rank)
         host.lost(rank, f"see {host.folder / 'stats' / f'worker{rank}' / 'worker.log'}\n{traceback.format_exc()}")

@@ -1,0 +1,144 @@
+"""The server's socket: a thread in which the desk lives, one port, and what strangers send to it."""
+
+import logging
+import queue
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import msgspec
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from asgd import keys
+from asgd.engines.star import sockets
+from asgd.engines.star.session import DECODER, Acts, Again, Beat, Call, Desk, Message, More
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.25  # seconds between two looks at the leases
+NOTED = 20  # strangers of one kind that are logged one by one
+FROM_CLIENTS = (Call, More, Beat, Again)
+STRANGE = {
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "did not say who it is",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "does not speak this protocol",
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "has no key that is let in",
+}
+
+
+class Post:
+    """Listens on ``listener`` and gives calls to ``acts``; ``most``: bytes of one message.
+
+    ``secured``: the server's secret key and the public keys that are let in; None lets in all.
+    """
+
+    def __init__(self, listener: socket.socket, lease: float, most: int, secured: keys.Ring | None = None):
+        self.context = zmq.Context()
+        self.gate = keys.guard(self.context, secured) if secured else None
+        self.socket = sockets.router(self.context, listener, most, secured)
+        self.monitor = self.socket.get_monitor_socket(sum(STRANGE))
+        self.wake, self.woken = socket.socketpair()
+        self.todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self.strangers: Counter[str] = Counter()
+        self.lease, self.closed = lease, threading.Event()
+
+    def desk_for(self, acts: Acts) -> Desk:
+        """The desk at which the calls will come; to be used in ``do`` only."""
+        self.desk = Desk(acts, self._send, self.lease)
+        return self.desk
+
+    def open(self, broken: Callable[[Exception], None]) -> None:
+        """From now on calls come; ``broken`` is told if no more can."""
+        self.thread = threading.Thread(target=self._live, args=(broken,), name="post", daemon=True)
+        self.thread.start()
+
+    def do(self, action: Callable[[], None] | None) -> None:
+        """Have an action done in the thread of the desk; None ends that."""
+        self.todo.put(action)
+        self.wake.send(b".")
+
+    def close(self) -> None:
+        """What was sent has a second to leave."""
+        self.do(None)
+        self.thread.join()
+        self.socket.disable_monitor()
+        self.monitor.close(0)
+        self.socket.close(1000)
+        if self.gate:
+            self.gate.stop()
+        self.context.term()
+        self.wake.close()
+        self.woken.close()
+
+    def _live(self, broken: Callable[[Exception], None]) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            log.exception("the server's port is closed")
+            broken(error)
+
+    def _run(self) -> None:
+        poller = zmq.Poller()
+        for each in (self.socket, self.monitor, self.woken):
+            poller.register(each, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll(LOOK * 1000))
+            self.desk.look(sockets.now())
+            if self.monitor in ready:
+                self._note_stranger()
+            if self.socket in ready:
+                self._receive_some()
+            if self.woken.fileno() in ready and not self._do_all():
+                return
+
+    def _do_all(self) -> bool:
+        self.woken.recv(1 << 16)
+        while not self.todo.empty():
+            if (action := self.todo.get()) is None:
+                return False
+            self._guarded(action)
+        return True
+
+    def _guarded(self, action: Callable, *arguments) -> None:
+        """One that fails must not end the others' calls."""
+        try:
+            action(*arguments)
+        except Exception:
+            log.exception("a call failed in the server; please report it")
+
+    def _receive_some(self, most: int = 256) -> None:
+        """What has come, up to so many messages, so that answers leave in between."""
+        for _ in range(most):
+            try:
+                peer, *frames = self.socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
+            if (found := read(frames)) and isinstance(found[0], FROM_CLIENTS):
+                self._guarded(self.desk.receive, peer.bytes, *found)
+            else:
+                self.note("sends what is no message of ours")
+
+    def _send(self, peer: bytes, message: Message, piece: memoryview | None) -> None:
+        sockets.send(self.socket, message, piece, peer)
+
+    def _note_stranger(self) -> None:
+        event = parse_monitor_message(self.monitor.recv_multipart())
+        self.note(STRANGE[event["event"]])
+
+    def note(self, what: str) -> None:
+        """Each of the first ones is logged, and then one of a thousand."""
+        self.strangers[what] += 1
+        count = self.strangers[what]
+        if count <= NOTED or count % 1000 == 0:
+            log.warning("a stranger at the server's port %s (%d of this kind)", what, count)
+
+
+def read(frames: list[zmq.Frame]) -> tuple[Message, memoryview | None] | None:
+    """A message and its piece of a vector; None for what is none."""
+    try:
+        if 1 <= len(frames) <= 2:
+            return DECODER.decode(frames[0].buffer), frames[1].buffer if len(frames) == 2 else None
+    except (msgspec.DecodeError, ValueError):
+        pass
+    return None

@@ -1,0 +1,197 @@
+"""What workers call of the server: they come, share memory, join, push, ship their files, and say goodbye."""
+
+import json
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import msgspec
+from torch import Tensor
+from torch.futures import Future
+
+from asgd.engines.mail import MOST, Mail
+from asgd.engines.shipping import Mirror
+from asgd.engines.star import contents
+from asgd.engines.star.contents import (
+    Body,
+    Done,
+    Failure,
+    Goodbye,
+    Hello,
+    Join,
+    Push,
+    Ship,
+    Shipped,
+)
+from asgd.engines.star.hosting import StarHost
+from asgd.engines.star.post import Post
+from asgd.engines.star.session import Refusal
+from asgd.engines.star.sockets import Memory, memory
+
+log = logging.getLogger(__name__)
+
+THREADS = 8  # that act on calls; updates are looked at by several while one is applied
+FILE_BYTES = 1 << 24  # of a file, at most, in a call
+
+
+class Service:
+    """Acts on the calls of all sessions; see ``asgd.engines.star.session.Acts``."""
+
+    def __init__(self, host: StarHost, post: Post):
+        self.host, self.post, self.mail = host, post, Mail(host.hub)
+        self.mirror = Mirror(host.folder)
+        self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="service")
+        self.lock, self.empty = threading.Lock(), threading.Event()
+        self.ranks: dict[int, int] = {}  # session: worker
+        self.sessions: dict[int, int] = {}  # worker that is there: session
+        self.memory = Memory()
+        self.desk = post.desk_for(self)
+        post.open(host.broken)
+
+    # What the desk asks
+
+    def room(self, session: int, first: bool, body: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
+        """Checked before anything is allocated: which calls may come, and vectors of which sizes."""
+        try:
+            call = contents.decode_call(body)
+            expected = self._sizes(call, session)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise Refusal(f"no call that is known here: {error}") from error
+        if first != isinstance(call, Hello):
+            raise Refusal("a session begins with a hello, and has one")
+        if sizes != expected:
+            raise Refusal(f"vectors of {sizes} bytes where the call says {expected}")
+        return [memory(self.memory.take(size)) for size in sizes]
+
+    def _sizes(self, call: Body, session: int) -> tuple[int, ...]:
+        if isinstance(call, Ship):
+            if not 0 <= call.size <= FILE_BYTES:
+                raise ValueError(f"{call.size:,} bytes of a file, at most {FILE_BYTES:,}")
+            return (call.size,)
+        return self._sizes_of_update(call, session) if isinstance(call, Push) else ()
+
+    def _sizes_of_update(self, push: Push, session: int) -> tuple[int, ...]:
+        """ValueError where the vectors are not those of this model."""
+        server = self.host.server
+        params, buffers = server.parameters.vector, server.buffers.value
+        if push.buffers != contents.kind(buffers):
+            raise ValueError(f"buffers {push.buffers}, this model has {contents.kind(buffers)}")
+        if push.payload is None:
+            if self.ranks.get(session) not in self.mail.outboxes:
+                raise ValueError("a payload in an outbox that the server does not see")
+            return (contents.size(push.buffers),)
+        whole = (contents.kind(params),)
+        if server.codec is None and (push.encoded or push.payload != whole):
+            raise ValueError(f"payload {push.payload}, this model has {whole}")
+        sizes = [contents.size(each) for each in push.payload]
+        if sum(sizes) > MOST * params.nbytes:
+            raise ValueError(f"a payload of {sum(sizes):,} bytes, at most {MOST * params.nbytes:,}")
+        return (*sizes, contents.size(push.buffers))
+
+    def act(self, session: int, serial: int, body: bytes, vectors: list[memoryview]) -> None:
+        self.pool.submit(self._act, partial(self._answer, session, serial), session, body, vectors)
+
+    def gone(self, session: int, reason: str) -> None:
+        self.pool.submit(self._left, session, partial(self.host.lost, reason=reason))
+
+    # Calls, in threads
+
+    def _act(self, answer: Callable, session: int, body: bytes, vectors: list[memoryview]) -> None:
+        call = contents.decode_call(body)
+        try:
+            if isinstance(call, Hello):
+                return answer(self._hello(session, call.rank))
+            rank = self._rank(session)
+            if isinstance(call, Join | Push):
+                return self._exchange(answer, rank, call, vectors)
+            return answer(self._do(session, rank, call, vectors))
+        except ValueError as error:
+            return answer(Failure(str(error)))
+        except Exception as error:
+            log.exception("a call failed in the server; please report it")
+            return answer(Failure(f"the server failed at it: {error!r}"))
+
+    def _answer(self, session: int, serial: int, body: Body, vectors: list[Tensor] = ()) -> None:
+        sent = [memory(vector) for vector in vectors]
+        self.post.do(partial(self.desk.answer, session, serial, contents.encode(body), sent))
+
+    def _rank(self, session: int) -> int:
+        if session not in self.ranks:
+            raise ValueError("a session begins with a hello that is granted")
+        return self.ranks[session]
+
+    def _hello(self, session: int, rank: int | None) -> Body:
+        most = self.host.job.workers
+        with self.lock:
+            if rank is None:
+                rank = next((each for each in range(1, most + 1) if each not in self.sessions), None)
+            if rank is None or (rank in self.sessions and self.sessions[rank] != session):
+                return contents.Taken()
+            if not 1 <= rank <= most:
+                raise ValueError(f"rank={rank}: a worker of workers={most} has a rank from 1 to {most}")
+            self.ranks[session], self.sessions[rank] = rank, session
+            self.empty.clear()
+        entry = self.host.server.ledger.get(rank)
+        options = json.dumps(self.host.job.shared())
+        place = rank, entry.round if entry else 0, self.host.epoch
+        return contents.Welcome(*place, self.host.clock(), self.host.mark, options)
+
+    def _exchange(self, answer: Callable, rank: int, call: Join | Push, vectors: list[memoryview]) -> None:
+        if isinstance(call, Join):
+            coming = self.mail.join(rank, call.session)
+        else:
+            coming = self.mail.push(contents.update(rank, call, vectors))
+        coming.add_done_callback(partial(self._given, answer, rank))
+
+    def _given(self, answer: Callable, rank: int, coming: Future) -> None:
+        answer(*contents.given(coming.value(), self.host.durable(rank)))
+
+    def _do(self, session: int, rank: int, call: Body, vectors: list[memoryview]) -> Body:
+        match call:
+            case contents.Share(place, held):
+                found = self.mail.share(rank, contents.place(place), held)
+                return contents.Shared(contents.described(found) if found else None)
+            case contents.Unshare():
+                self.mail.forget(rank)
+            case Ship(name, _, base, at):
+                return Shipped(self.mirror.receive(f"worker{rank}", name, base, at, bytes(vectors[0])))
+            case Goodbye(skipped, reason):
+                end = partial(self.host.lost, reason=reason) if reason else partial(self.host.goodbye, skipped=skipped)
+                self._left(session, end)
+        return Done()
+
+    def _left(self, session: int, tell: Callable[[int], None]) -> None:
+        """The end of a worker's life, told once; only then another may come under its rank."""
+        rank = self.ranks.pop(session, None)
+        if rank is None:
+            return
+        tell(rank)
+        self.mail.forget(rank)
+        with self.lock:
+            del self.sessions[rank]
+            if not self.sessions:
+                self.empty.set()
+
+    # What the server's own process tells
+
+    def failed(self, rank: int, reason: str) -> None:
+        """The worker's process is known to have died."""
+        self.post.do(partial(self._close, self.sessions.get(rank), reason))
+
+    def _close(self, session: int | None, reason: str) -> None:
+        if session is not None:
+            self.desk.close(session)
+            self.gone(session, reason)
+
+    def dismiss(self, seconds: float) -> None:
+        """Tell the workers that the run is over and wait for their goodbyes."""
+        self.post.do(partial(setattr, self.desk, "over", True))
+        if self.sessions and not self.empty.wait(seconds):
+            log.warning("no goodbye from workers %s within %g s", sorted(self.sessions), seconds)
+
+    def close(self) -> None:
+        """Nobody is heard any more."""
+        self.pool.shutdown(cancel_futures=True)
+        self.post.close()
