@@ -25,7 +25,7 @@ def folder(resume: str | None, role: str, rank: int | None, now: str) -> str:
     """Where a run writes: the resumed folder, or a new one; all nodes but the first server have their own beside it."""
     if resume:
         return str(resume)
-    suffix = {"worker": f"-worker{rank}", "evaluator": "-evaluator"}.get(role, "")
+    suffix = {"worker": f"-worker{rank or f'-{os.getpid()}'}", "evaluator": "-evaluator"}.get(role, "")
     if role == "ps" and rank not in (None, 1):
         suffix = f"-ps{rank}"
     return str(Path("outputs") / (now + suffix))

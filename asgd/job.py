@@ -25,6 +25,7 @@ ROLES = ("all", "ps", "worker", "evaluator")
 METHOD = ("model", "topology", "optimizer", "schedule", "codec", "wire", "worker", "buffers")
 SHARED = (*METHOD, "dataset", "workers", "seed")
 STORAGE = ("anonymous", "endpoint", "timeout", "retry_seconds", "cache_dir", "cache_gb")
+ELASTIC = ("asgd.engines.star.", "asgd.engines.replay.")  # engines whose workers come and go
 WHOLE = slice(0, None)  # of a vector
 LOCAL = ("url", "val_url", "path", "val_path", "loaders", "ahead", "eval_batch_size", *STORAGE)  # may differ by host
 
@@ -34,13 +35,14 @@ class Job:
 
     def __init__(self, config: dict):
         self.config = config
-        self.workers, self.seed = config["workers"], config["seed"]
         check_roles(config)
+        self.auto, self.seed = config["workers"] == "auto", config["seed"]
+        self.workers = 1 if self.auto else config["workers"]  # that have to be there before anything starts
         self.buffers = buffers.choose(config["buffers"])
         self.weights = Precision(config.get("wire", {}).get("weights", "fp32"))  # older runs have no such options
         self.overlap = config.get("worker", {}).get("overlap", False)
         self.device = find_device(config["device"])
-        self.threads = find_threads(config["threads"], self.workers)
+        self.threads = find_threads(config["threads"], cores() if self.auto else self.workers)
         self.parts = instantiate(OmegaConf.create(config), _convert_="all")
         self.dataset: Dataset = self.parts["dataset"]
         self.engine = self.parts["engine"]
@@ -68,6 +70,8 @@ class Job:
         self.timing.check(self.workers)
         if self.config["role"] != "ps":
             self.dataset.check()
+            if self.auto and self.dataset.assignment == "static":
+                next(self.dataset.batches(1, self.dealt))  # tells whether samples can be dealt so
         task = self.task("cpu")
         check_outputs(task, self.dataset.shape, self.dataset.classes)
         worker = self.worker(task, rank=1, session=0)
@@ -137,7 +141,13 @@ class Job:
         """The worker's endless batches, from the one its next round needs; so many are read ``ahead``."""
         if self.dataset.assignment == "leased":
             return self.dataset.leased(ahead)
-        return prefetched(self.dataset.batches(worker.rank, self.workers, worker.batches_before(worker.round)), ahead)
+        start = worker.batches_before(worker.round)
+        return prefetched(self.dataset.batches(worker.rank, self.dealt, start), ahead)
+
+    @property
+    def dealt(self) -> int | None:
+        """The workers to which samples are dealt, where their number is known."""
+        return None if self.auto else self.workers
 
     def budget(self) -> Budget:
         limits = dict(self.config["budget"])
@@ -162,16 +172,36 @@ def check_roles(config: dict) -> None:
     """ValueError unless role, rank and the numbers that all nodes share fit together."""
     choose("role", config["role"], ROLES)
     workers, rank = config["workers"], config["rank"]
-    if not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"workers={workers}: a whole number from 1 on")
+    if workers == "auto":
+        check_auto(config)
+    elif not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers}: a whole number from 1 on, or auto with engine=zmq")
     if not isinstance(config["seed"], int) or config["seed"] < 0:
         raise ValueError(f"seed={config['seed']}: a whole number from 0 on")
     if isinstance(rate := config["optimizer"].get("lr"), str):
         raise ValueError(f"optimizer.lr={rate}: a number")
-    if config["role"] == "worker" and (not isinstance(rank, int) or not 1 <= rank <= workers):
+    if config["role"] == "worker" and workers != "auto" and (not isinstance(rank, int) or not 1 <= rank <= workers):
         raise ValueError(f"rank={rank}: a worker of workers={workers} has a rank from 1 to {workers}")
     if config["role"] == "ps" and rank not in (None, *range(1, servers(config) + 1)):
         raise ValueError(f"rank={rank}: a server of engine.servers={servers(config)} has a rank from 1 to that")
+
+
+def check_auto(config: dict) -> None:
+    """ValueError where a number of workers is needed: by the engine, or as a number of the method."""
+    target = config["engine"]["_target_"]
+    if not target.startswith(ELASTIC):
+        raise ValueError("workers=auto: any number, that may change, is what engine=zmq can do; give a number here")
+    method = {part: config[part] for part in METHOD if isinstance(config.get(part), dict)}
+    if needed := [name for name, value in flatten(method).items() if value == "auto"]:
+        raise ValueError(f"workers=auto: {needed[0]} is their number here; give it a number of its own")
+    rank = config["rank"]
+    if config["role"] == "worker" and rank is not None and not (isinstance(rank, int) and rank >= 1):
+        raise ValueError(f"rank={rank}: a whole number from 1 on, or null for one that is free")
+
+
+def cores() -> int:
+    """Of this machine, that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def servers(config: dict) -> int:
@@ -214,11 +244,10 @@ def find_device(name: str) -> torch.device:
 def find_threads(threads: int | str, workers: int) -> int:
     """Threads of torch in each process: so many that the workers on this machine do not fight over its cores."""
     if threads == "auto":
-        cores = len(os.sched_getaffinity(0))
         if "LOCAL_WORLD_SIZE" in os.environ:  # by torchrun
-            return max(1, cores // int(os.environ["LOCAL_WORLD_SIZE"]))
+            return max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
         share = os.environ.get("OMP_NUM_THREADS", "")  # where several jobs share this machine, their launcher sets it
-        return max(1, min(cores, int(share) if share.isdigit() else cores) // workers)
+        return max(1, min(cores(), int(share) if share.isdigit() else cores()) // workers)
     if not isinstance(threads, int) or threads < 1:
         raise ValueError(f"threads={threads}: auto, or a whole number from 1 on")
     return threads

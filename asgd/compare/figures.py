@@ -165,7 +165,7 @@ def throughput(comparison: Comparison, _) -> Figure | None:
     if comparison.unit == choices.MIXED and "engine" in comparison.keys:
         by = list(dict.fromkeys([*by, "engine"]))  # virtual and real seconds are never averaged
     ended = comparison.runs.query("state == 'budget' and samples_per_s > 0")
-    if "workers" not in ended or not len(ended):
+    if "workers" not in ended or not len(ended) or "auto" in ended.workers.values:
         return None
     figure, axes = plt.subplots(figsize=(5, 3.4))
     drawn = groups(ended, by, comparison.keys)

@@ -38,8 +38,10 @@ class Dataset(Protocol):
     def samples(self) -> int:
         """Training samples in one epoch, over all workers."""
 
-    def batches(self, rank: int, workers: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, rank: int, workers: int | None, start: int = 0) -> Iterator[Batch]:
         """Endless mini-batches of worker ``rank`` (1..workers), after leaving out the first ``start`` ones.
+
+        ``workers=None``: their number is not known, and each reads all samples, in an order of its own.
 
         A generator: closing it ends every loader process it has started.
         """

@@ -22,6 +22,8 @@ from asgd.seeds import rng
 
 log = logging.getLogger(__name__)
 
+UNKNOWN = "workers=auto: shards are dealt to a known number of workers; use dataset.assignment=leased"
+
 CHECKED = 1000  # samples of each set whose labels are looked at before a run
 
 
@@ -118,6 +120,8 @@ class Images(Dataset):
         ``on_error=skip`` batches get smaller by their broken samples; one without a good sample is left out.
         """
         options.worker(rank, workers)
+        if workers is None:
+            raise ValueError(UNKNOWN)
         if (shards := len(self.train.collection)) < workers and not self.shares and self.assignment == "static":
             log.warning("%d shards for %d workers: each reads all, keeps its share", shards, workers)
         epoch, index, skips, turn = self._position(rank, workers, start)

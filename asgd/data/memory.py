@@ -42,7 +42,7 @@ class InMemory(Dataset):
         self.partition = choose(partition, alpha=alpha, shards_per_worker=shards_per_worker)
         self.batch_size, self.classes, self.shape, self.loss = batch_size, classes, tuple(shape), loss
         self.seed, self.eval_batch_size, self.top_k = seed, eval_batch_size, top_k
-        self._deals: dict[int, Deal] = {}  # by the number of workers
+        self._deals: dict[int | None, Deal] = {}  # by the number of workers
 
     def load(self) -> tuple[Arrays, Arrays]:
         """The training and the validation set; equal in every process."""
@@ -59,7 +59,7 @@ class InMemory(Dataset):
         """Training samples in one epoch, over all workers."""
         return len(self._arrays[0][0])
 
-    def batches(self, rank: int, workers: int, start: int = 0) -> Iterator[Batch]:
+    def batches(self, rank: int, workers: int | None, start: int = 0) -> Iterator[Batch]:
         """Endless batches of worker ``rank``; the last one of an epoch may be smaller. Skipping costs nothing."""
         options.worker(rank, workers)
         (inputs, targets), _ = self._arrays
@@ -75,7 +75,7 @@ class InMemory(Dataset):
                 yield Batch(inputs.index_select(0, chosen), targets.index_select(0, chosen), epoch, index)
             epoch, first = epoch + 1, 0
 
-    def _deal(self, workers: int) -> Deal:
+    def _deal(self, workers: int | None) -> Deal:
         if workers not in self._deals:
             self._deals[workers] = self.partition.deal(self._arrays[0][1].numpy(), workers, self.seed)
         return self._deals[workers]

@@ -26,9 +26,9 @@ def top_k(top_k: int | None, classes: int) -> None:
             raise ValueError(f"dataset.top_k={top_k}: must be at most dataset.classes={classes}, or null")
 
 
-def worker(rank: int, workers: int) -> None:
-    """Raise ValueError unless ``rank`` is in 1..workers."""
-    if not 1 <= rank <= workers:
+def worker(rank: int, workers: int | None) -> None:
+    """Raise ValueError unless ``rank`` is in 1..workers, or from 1 on where their number is not known."""
+    if not 1 <= rank <= (workers or rank):
         raise ValueError(f"rank={rank}: must be 1..workers, and workers={workers}")
 
 

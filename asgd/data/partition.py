@@ -32,7 +32,8 @@ class Partition(Protocol):
     def __call__(self, labels: np.ndarray, workers: int, seed: int) -> list[np.ndarray]:
         """The sample numbers of each worker, ascending: disjoint, together 0 .. n-1. ValueError where one is empty."""
 
-    def deal(self, labels: np.ndarray, workers: int, seed: int) -> Deal: ...
+    def deal(self, labels: np.ndarray, workers: int | None, seed: int) -> Deal:
+        """``workers=None``: a number that is not known. ValueError where that does not do."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,20 @@ class DealtAnew:
 
     def order(self, epoch: int, rank: int) -> np.ndarray:
         return order(self.seed, epoch, self.samples)[rank - 1 :: self.workers]
+
+
+@dataclass(frozen=True)
+class All:
+    """Each worker reads all ``samples``, in an order of its own: for any number of them, which may change."""
+
+    samples: int
+    seed: int
+
+    def size(self, rank: int) -> int:
+        return self.samples
+
+    def order(self, epoch: int, rank: int) -> np.ndarray:
+        return rng(self.seed, "order", epoch, rank).permutation(self.samples)
 
 
 @lru_cache(maxsize=32)
@@ -79,14 +94,16 @@ class Iid:
         first = self.deal(labels, workers, seed)
         return [np.sort(first.order(0, rank)) for rank in range(1, workers + 1)]
 
-    def deal(self, labels: np.ndarray, workers: int, seed: int) -> Deal:
-        return DealtAnew(len(labels), workers, seed)
+    def deal(self, labels: np.ndarray, workers: int | None, seed: int) -> Deal:
+        return All(len(labels), seed) if workers is None else DealtAnew(len(labels), workers, seed)
 
 
 class _Fixed:
     """What partitions have in common whose workers keep their samples."""
 
-    def deal(self, labels: np.ndarray, workers: int, seed: int) -> Deal:
+    def deal(self, labels: np.ndarray, workers: int | None, seed: int) -> Deal:
+        if workers is None:
+            raise ValueError("workers=auto: shares that workers keep need their number; use dataset.partition=iid")
         return Kept(self(labels, workers, seed), seed)
 
 

@@ -43,7 +43,7 @@ class Fleet:
         """Compare the ways to compute gradients on the first batches of worker 1."""
         worker, ignored = self.job.worker(self.task, 1, 0), not self.job.buffers.merges
         model = Model(0, self.task.params.clone(), self.task.buffers)
-        with closing(self.job.dataset.batches(worker.rank, self.job.workers)) as batches:
+        with closing(self.job.dataset.batches(worker.rank, self.job.dealt)) as batches:
             works = [worker.prepare(model, batch) for batch in islice(batches, count)]
         return gradients.choose(choice, self.task, works, ignored)
 

@@ -144,7 +144,7 @@ class Recorder:
             seconds=server.seconds + real - self.begun,
             fraction=server.budget.fraction(server.version, server.samples, server.training_seconds(now)),
             alive=len(server.ledger.active()),
-            workers=self.job.workers,
+            workers=self.job.config["workers"],
             now=now,
             progress=self.reading.read(),
         )

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from asgd.records import METRICS, SYSTEM
@@ -26,11 +27,9 @@ class Shipper:
         self.thread.start()
 
     def _run(self) -> None:
-        try:
-            while not self.ended.wait(self.PERIOD):
+        while not self.ended.wait(self.PERIOD):
+            with suppress(Exception):  # what is missing is sent later, or at the end, or said there
                 self._ship()
-        except Exception:
-            return  # what is missing is sent at the end, or said there
 
     def _ship(self) -> None:
         for name in FILES:

@@ -31,7 +31,8 @@ class Watched:
         seconds = max(0.0, self.elapsed - (progress.begin or 0.0))
         rate = self._rate(progress.version, seconds)
         if summary:
-            here, rate, seconds = workers - summary["failed_workers"], summary["updates_per_s"], summary["seconds"]
+            here = here if workers == "auto" else workers - summary["failed_workers"]
+            rate, seconds = summary["updates_per_s"], summary["seconds"]
         return View(
             title=str(self.folder),
             options=told["overrides"],

@@ -52,7 +52,7 @@ class Caller:
         self.outgoing: deque[Iterator[Out]] = deque()
         self.stuck: Out | None = None  # a message for which there was no room
         self.received = sockets.Memory()
-        self.future: Future | None = None
+        self.turn, self.future = threading.Lock(), None
         self.client = self._client()
         self.silence, self.looked = 0.0, sockets.now()  # seconds without a sign of the server, while this process ran
         self.beaten, self.met = sockets.now(), False
@@ -65,10 +65,11 @@ class Caller:
     def call(self, body: bytes, vectors: Sequence[Tensor] = ()) -> tuple[bytes, list[memoryview]]:
         """The answer's body and vectors. Lost, Anew or CallRefused where there is none."""
         future = Future()
-        if self.broken:
-            raise self.broken
-        self._tell((future, body, [sockets.memory(vector) for vector in vectors]))
-        return future.result()
+        with self.turn:
+            if self.broken:
+                raise self.broken
+            self._tell((future, body, [sockets.memory(vector) for vector in vectors]))
+            return future.result()
 
     def begin(self) -> None:
         """A new session; the calls of the old one have come to their ends."""

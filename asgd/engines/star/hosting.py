@@ -64,6 +64,8 @@ class StarHost(Host):
     def goodbye(self, worker: int, skipped: int = 0) -> None:
         with self.hub.lock:
             self.skipped += skipped
+        if not self.server.ended:
+            log.info("worker %d has left", worker)
         self.hub.leave(worker)
 
     def lost(self, worker: int, reason: str) -> None:

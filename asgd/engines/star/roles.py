@@ -92,21 +92,21 @@ class Worker:
         self.node.rewind(self.round)
 
     def live(self) -> None:
-        farewell = Goodbye(0, "it was interrupted")
+        """To the end of the run, or until it is interrupted: then it leaves the others to it."""
+        failure = None
         try:
             with processes.catching(processes.interrupt):
                 while not self.finished():
                     self.begin_anew()
-            farewell = Goodbye(self.node.skipped)
         except Lost:
             raise
         except Exception:
             log.exception("worker %d failed", self.rank)
-            farewell = Goodbye(0, f"see {self.node.folder / 'worker.log'}\n{traceback.format_exc()}")
+            failure = f"see {self.node.folder / 'worker.log'}\n{traceback.format_exc()}"
             raise SystemExit(1) from None  # it has been said
         finally:
             self.node.close()
-            self.leave(farewell)
+            self.leave(Goodbye(self.node.skipped, failure))
 
     def finished(self) -> bool:
         """Work until the run is over, or (false) until a new session is needed."""

@@ -33,6 +33,7 @@ from asgd.engines.star.sockets import Memory, memory
 log = logging.getLogger(__name__)
 
 THREADS = 8  # that act on calls; updates are looked at by several while one is applied
+MOST_WORKERS = 100_000
 FILE_BYTES = 1 << 24  # of a file, at most, in a call
 
 
@@ -123,7 +124,7 @@ class Service:
         return self.ranks[session]
 
     def _hello(self, session: int, rank: int | None) -> Body:
-        most = self.host.job.workers
+        most = MOST_WORKERS if self.host.job.auto else self.host.job.workers
         with self.lock:
             if rank is None:
                 rank = next((each for each in range(1, most + 1) if each not in self.sessions), None)

@@ -11,7 +11,7 @@ from socket import socket
 from asgd.engines import processes
 from asgd.engines.local import ENDING_SECONDS, HURRY_SECONDS, LAST_SECONDS, child, ending
 from asgd.engines.star import roles
-from asgd.job import Job
+from asgd.job import Job, cores
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +19,9 @@ log = logging.getLogger(__name__)
 def run(job: Job, folder: Path, listener: socket) -> None:
     """Start the nodes and stay until the last one has gone. RuntimeError when the server did not end as it should."""
     config = job.config | {"engine": job.config["engine"] | {"port": listener.getsockname()[1]}}
-    log.info("starting the server and %d workers", job.workers)
-    nodes = Nodes(config, folder, listener, job.engine.restarts)
+    count = cores() if job.auto else job.workers
+    log.info("starting the server and %d workers", count)
+    nodes = Nodes(config, folder, listener, count, job.engine.restarts)
     with processes.catching(nodes.interrupt):
         try:
             nodes.start_all()
@@ -37,16 +38,19 @@ def run(job: Job, folder: Path, listener: socket) -> None:
 class Nodes:
     """The processes of a run; each may be started again ``restarts`` times. ``interrupt`` asks the server to end it."""
 
-    def __init__(self, config: dict, folder: Path, listener: socket, restarts: int):
+    def __init__(self, config: dict, folder: Path, listener: socket, count: int, restarts: int):
         self.config, self.folder, self.listener, self.context = config, folder, listener, processes.context()
-        self.left = Counter(dict.fromkeys(range(config["workers"] + 1), restarts))  # starts of each; 0 is the server
+        self.count, self.left = (
+            count,
+            Counter(dict.fromkeys(range(count + 1), restarts)),
+        )  # starts of each; 0 is the server
         self.ps, self.control = None, None
         self.workers: dict[int, object] = {}
         self.deadline: float | None = None
 
     def start_all(self) -> None:
         self._start_server(self.config)
-        for rank in range(1, self.config["workers"] + 1):
+        for rank in range(1, self.count + 1):
             self.workers[rank] = self._start(f"worker{rank}", _worker, self.config, rank)
 
     def _start_server(self, config: dict) -> None:
