@@ -60,8 +60,8 @@ class Service:
             expected = self._sizes(call, session)
         except (msgspec.DecodeError, ValueError) as error:
             raise Refusal(f"no call that is known here: {error}") from error
-        if first != isinstance(call, Hello):
-            raise Refusal("a session begins with a hello, and has one")
+        if isinstance(call, Hello) == (session in self.ranks):
+            raise Refusal("a session begins with a hello that is granted, and has one")
         if sizes != expected:
             raise Refusal(f"vectors of {sizes} bytes where the call says {expected}")
         return [memory(self.memory.take(size)) for size in sizes]
