@@ -61,6 +61,24 @@ MISTAKES = {
         ["optimizer._target_=torch.optim.LBFGS", "engine.servers=2", *[f"~optimizer.{name}" for name in SGD]],
         "engine.servers=2: the optimizer LBFGS does not treat every parameter by itself",
     ),
+    "too many liars": (["topology=krum", "workers=6", "topology.byzantine=2"], "count = 6 has room for 1"),
+    "too many of the nearest": (
+        ["topology=krum", "workers=5", "topology.select=5"],
+        "topology.select=5: payloads in the ",
+    ),
+    "Krum on servers": (["topology=krum", "workers=3", "engine.servers=2"], "engine.servers=2: the rule Krum does not"),
+    "all trimmed": (
+        ["topology=trimmed_mean", "workers=4", "topology.trim=2"],
+        "topology.trim=2: a whole number, or a ",
+    ),
+    "none left of two": (
+        ["topology=trimmed_mean"],
+        "topology.trim=0.2: a whole number, or a share below 1, that taken",
+    ),
+    "a median of more than all": (
+        ["topology=coordinate_median", "topology.count=3"],
+        "topology.count=3: workers in a step",
+    ),
     "less than no slack": (["topology=ssp", "topology.slack=-1"], "topology.slack=-1: whole rounds"),
 }
 

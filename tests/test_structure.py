@@ -27,6 +27,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "ledger": ("messages",),
     "rules": ("messages",),
     "momentum": ("messages", "rules"),
+    "robust": ("rules",),
     "policies": ("ledger", "messages"),
     "parameters": ("kernels", "messages"),
     "gate": ("ledger", "messages"),
@@ -92,7 +93,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "engines.ordered": ("engines.hub", "ledger", "messages", "server"),
 }
 CORE = (
-    "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "
+    "messages ledger gate rules momentum robust weights corrections reads policies parameters buffers budget schedules "
     "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass "
     "elementwise precision overlap"
 ).split()
