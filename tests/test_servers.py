@@ -11,6 +11,7 @@ import torch
 from asgd import elementwise
 from asgd.corrections import DelayCompensation
 from asgd.engines.parts import UNIT, cut, joined, parts
+from asgd.gate import Guard
 from asgd.momentum import MomentumPerWorker
 from asgd.parameters import Parameters
 from asgd.reads import CachedReads
@@ -303,6 +304,7 @@ class Wary(CachedReads):
     [
         ({"rule": Clipping()}, "the rule Clipping does not"),
         ({"rule": Krum(None, 0, 3)}, "the rule Krum does not"),
+        ({"guard": Guard(max_norm=2)}, r"guard\.max_norm=2 is for the whole vector; give null"),
         ({"correction": ByNorm(0.1)}, "the correction ByNorm does not"),
         ({"reads": Wary()}, "the reads Wary does not"),
         ({"optimizer": torch.optim.LBFGS}, "the optimizer LBFGS does not .*; ASGD, Adadelta, .* do"),
@@ -322,6 +324,7 @@ def test_what_needs_the_whole_vector_is_refused(options, said):
         {"rule": MomentumPerWorker(0.9)},
         {"rule": CoordinateMedian(None, 3)},
         {"rule": TrimmedMean(3, 1, 3)},
+        {"guard": Guard(max_staleness=2)},
     ],
 )
 def test_what_does_not_is_taken(options):

@@ -66,6 +66,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
         "codecs",
         "data.batch",
         "data.prefetch",
+        "gate",
         "objectives",
         "overlap",
         "parameters",
