@@ -216,7 +216,7 @@ class Server:
 
     def _decoded(self, update: Update) -> Update:
         try:
-            return update._replace(payload=self.codec.decode(update.payload))
+            return update._replace(payload=self.codec.decode(update.payload), finite=None, norm=None)
         except ValueError as error:
             raise ProtocolError(f"worker {update.worker}: {error}") from error
 

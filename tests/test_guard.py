@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from asgd import results
+from asgd.codecs import Codec
 from asgd.gate import Gate, Guard, norm
 from asgd.job import Job
 from asgd.ledger import ProtocolError
@@ -100,6 +101,20 @@ def test_an_update_that_was_looked_at_before_is_not_looked_at_again():
     server.push(an_update(1, value=100.0)._replace(finite=True, norm=0.5), 1.0)
     server.push(an_update(2, value=0.1)._replace(finite=True, norm=1.5), 1.0)
     assert (server.counts["applied"], server.counts["oversized"]) == (1, 1)
+
+
+class Double(Codec):
+    """Travels as it is and counts twice."""
+
+    def decode(self, payload):
+        return 2 * payload
+
+
+def test_what_a_codec_makes_of_a_payload_is_looked_at_whatever_its_sender_says_of_it():
+    server = guarded(max_norm=3.0, codec=Double([torch.Size([3])], seed=0, rank=0))
+    server.push(an_update(1, value=1.0)._replace(finite=True, norm=1.0), 1.0)  # twice sqrt(3)
+    server.push(an_update(2, value=0.5)._replace(finite=False, norm=9.0), 1.0)
+    assert (server.counts["oversized"], server.counts["applied"], server.ended) == (1, 1, None)
 
 
 @pytest.mark.parametrize("payload", [torch.zeros(4), torch.zeros(3, 1), torch.zeros(3, dtype=torch.int64)])
@@ -215,8 +230,7 @@ def assert_guarded(folder, max_norm: float) -> None:
     assert summary["applied"] + summary["oversized"] + summary["late"] == len(table)
 
 
-@pytest.mark.parametrize("codec", ["none", "topk"])
-@pytest.mark.parametrize("engine", ["virtual", "threads"])
+@pytest.mark.parametrize(("engine", "codec"), [("virtual", "none"), ("threads", "none"), ("threads", "topk")])
 def test_D5_a_run_with_a_bad_worker_is_the_same_when_replayed(tmp_path, engine, codec):
     """The norm is that of the decoded payload: with topk of a tenth of the numbers."""
     options = (f"engine={engine}", "workers=3", f"codec={codec}", "guard.max_norm=20", "budget.updates=60", *LIAR)
@@ -240,8 +254,9 @@ def test_D5_old_updates_are_refused_and_the_run_is_replayed(tmp_path, engine):
     assert found["equal"] and results.summary(tmp_path / "replay")["outdated"] == summary["outdated"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "engine", [("engine.shards=2",), pytest.param(("engine.payload=wire",), marks=pytest.mark.slow)]
+    "engine", [("engine.shards=2",), ("engine.payload=wire",), ("engine=zmq",)], ids=lambda e: e[0]
 )
 def test_processes_refuse_the_same(start, tmp_path, engine):
     options = (*engine, "workers=3", "guard.max_norm=20", "budget.epochs=null", "budget.updates=60", "model=linear")

@@ -188,7 +188,10 @@ def test_E_more_liars_than_were_reckoned_with_lead_the_trimmed_mean_away():
     assert direction(TrimmedMean(None, 1, 5), *rows)[0] > 1e8 and direction(TrimmedMean(None, 2, 5), *rows) == [1.1]
 
 
-@pytest.mark.parametrize("topology", [*ROBUST, pytest.param("sync", id="mean")])
+LONGER = [pytest.param(each, marks=pytest.mark.slow) for each in ("trimmed_mean", "krum")]
+
+
+@pytest.mark.parametrize("topology", ["coordinate_median", "multi_krum", pytest.param("sync", id="mean"), *LONGER])
 def test_E_one_worker_of_five_that_sends_ten_times_the_opposite(tmp_path, topology):
     """It turns the mean of all into a step up the hill; the others learn to read digits as if it were not there."""
     liar = ("topology.worker._target_=tests.broken.SendsTimes", "+topology.worker.liars=[2]")
@@ -200,7 +203,7 @@ def test_E_one_worker_of_five_that_sends_ten_times_the_opposite(tmp_path, topolo
     assert summary["final_accuracy"] > 0.9 if topology in ROBUST else summary["final_accuracy"] < 0.2
 
 
-@pytest.mark.parametrize("topology", ["coordinate_median", "multi_krum"])
+@pytest.mark.parametrize("topology", ["coordinate_median", pytest.param("multi_krum", marks=pytest.mark.slow)])
 def test_E_a_fast_liar_counts_once_in_a_step_of_some_of_the_workers(tmp_path, topology):
     """A step takes the first 5 of 8; the liar is always among them, and never twice."""
     liar = ("topology.worker._target_=tests.broken.SendsTimes", "+topology.worker.liars=[1]")
