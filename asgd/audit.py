@@ -39,7 +39,7 @@ def check(folder: Path, server: Server) -> None:
         demand(f"conservation of staleness: {law}", ended + in_flight == aged)
 
 
-FATES = ("applied", "dropped", "nonfinite", "late")
+FATES = ("applied", "dropped", "nonfinite", "late", "outdated", "oversized")
 
 
 def demand(law: str, holds: bool) -> None:

@@ -1,11 +1,15 @@
-"""Checkpoints: all that a run needs to go on, each written whole or not at all."""
+"""Checkpoints: all that a run needs to go on, each written whole or not at all, and known by its checksum."""
 
+import hashlib
 import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -13,40 +17,103 @@ from asgd.records import keep_first, keep_rows
 
 log = logging.getLogger(__name__)
 
+MARK = b"\nasgd sha256 "  # at the end of a file, and then the digest of all before; readers of torch's files skip both
+DIGEST = hashlib.sha256().digest_size
+ZIP_END = 22  # bytes at the end of a zip archive, such as torch writes
+CHUNK = 1 << 20  # bytes that are read at a time
+
 
 def save(folder: Path, state: dict, keep: int) -> Path:
-    """Write ``checkpoints/<version>.pt`` atomically and leave the last ``keep``."""
+    """Write ``checkpoints/<version>.pt`` atomically, with its checksum in it, and leave the last ``keep``.
+
+    The older ones go only when the new one is on the disk under its name.
+    """
     folder = folder / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{state['server']['parameters']['version']:09d}.pt"
     temporary = path.with_suffix(".tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save(state, file)
+            torch.save(state, summed := Summed(file))
+            file.write(MARK + summed.digest())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync(folder)
     for old in sorted(folder.glob("*.pt"))[:-keep]:
         old.unlink()
     return path
 
 
+class Summed:
+    """A file to be written to, and the checksum of what was meant to be written."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sum = file, hashlib.sha256()
+        self.digest, self.flush = self.sum.digest, file.flush
+
+    def write(self, data) -> int:
+        self.sum.update(data)
+        return self.file.write(data)
+
+
+def sync(folder: Path) -> None:
+    """So that the names in a folder outlive a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> dict:
+    """What was saved. ValueError where it is not that. An older file has no checksum, but is whole up to its end."""
+    with open(path, "rb") as file:
+        size = max(0, path.stat().st_size - len(MARK) - DIGEST)
+        file.seek(size)
+        end = file.read()
+        if end.startswith(MARK):
+            if end != MARK + digest(file, size):
+                raise ValueError("its checksum is another: it has changed since it was written")
+        elif end[-ZIP_END:][:4] != b"PK\5\6":
+            raise ValueError("its end is missing")
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+
+def digest(file: BinaryIO, size: int) -> bytes:
+    """Of the first ``size`` bytes."""
+    found = hashlib.sha256()
+    file.seek(0)
+    for start in range(0, size, CHUNK):
+        found.update(file.read(min(CHUNK, size - start)))
+    return found.digest()
+
+
 def load(folder: Path) -> dict:
-    """The newest checkpoint of a run. ValueError when there is none that can be read."""
-    for path in sorted((folder / "checkpoints").glob("*.pt"), reverse=True):
+    """The newest checkpoint of a run that is as it was written. ValueError when there is none."""
+    paths = sorted((folder / "checkpoints").glob("*.pt"), reverse=True)
+    for path in paths:
         try:
-            return torch.load(path, weights_only=True)
-        except Exception as error:  # a torn or foreign file: the one before may be whole
-            log.warning("%s cannot be read (%s); trying the one before", path, error)
-    raise ValueError(f"resume={folder}: no checkpoint there; a run writes them with checkpoint.every=<updates>")
+            return read(path)
+        except Exception as error:  # torn, changed or foreign: the one before may be whole
+            warn(path, str(error).partition("\n")[0])
+    found = f"none of its {len(paths)} checkpoints can be read" if paths else "no checkpoint there"
+    raise ValueError(f"resume={folder}: {found}; a run writes them with checkpoint.every=<updates>")
 
 
-def rewind(folder: Path, state: dict) -> None:
-    """Take out of the tables what came after the checkpoint, so that no round is counted twice."""
+@cache
+def warn(path: Path, reason: str) -> None:
+    """Once, however often it is tried: a run looks for its checkpoint when it is checked and when it goes on."""
+    log.warning("%s cannot be read (%s); trying the one before", path, reason)
+
+
+def rewind(folder: Path, state: dict) -> int:
+    """Take out of the tables what came after the checkpoint, so that no round counts twice; how many pushes that is."""
     version, ledger = state["server"]["parameters"]["version"], state["server"]["ledger"]
-    keep_rows(folder / "stats/ps/updates.csv", lambda number, row: number < state["events"])
+    undone = keep_rows(folder / "stats/ps/updates.csv", lambda number, row: number < state["events"])
     keep_rows(folder / "stats/ps/evaluation.csv", lambda number, row: int(row["version"]) <= version)
     keep_rows(folder / "stats/ps/leases.csv", lambda number, row: number < state["lease_rows"])
     for worker, entry in ledger.items():
@@ -57,6 +124,31 @@ def rewind(folder: Path, state: dict) -> None:
     for path in (folder / "checkpoints").glob("*.tmp"):  # the run was killed while it wrote this one
         path.unlink()
     (folder / "summary.json").unlink(missing_ok=True)
+    return sum(row["event"] == "push" for row in undone)
+
+
+def resume(folder: Path, keep: int) -> dict:
+    """The state that a run goes on from; its tables are cut to it.
+
+    ``rolled_back`` in it counts the pushes that were taken out so far. It is saved at once, so that those of now are
+    not forgotten where the run dies again before its next checkpoint.
+    """
+    state = load(folder)
+    undone = rewind(folder, state)
+    state["rolled_back"] = state.get("rolled_back", 0) + undone
+    if undone:
+        with surviving(state):
+            save(folder, state, keep)
+    return state
+
+
+@contextmanager
+def surviving(state: dict) -> Iterator[None]:
+    """Where it cannot be saved the run goes on, and the older ones are there."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
+        log.error("no checkpoint at version %s: %s", state["server"]["parameters"]["version"], error)
 
 
 class Checkpoints:
@@ -77,11 +169,9 @@ class Checkpoints:
 
     def _run(self) -> None:
         while (state := self._newest()) is not None:
-            try:
+            with surviving(state):
                 save(self.folder, self.completed(state), self.keep)
                 self.saved(state)
-            except (OSError, RuntimeError) as error:  # torch.save turns a full disk into the latter
-                log.error("no checkpoint at version %s: %s", state["server"]["parameters"]["version"], error)
 
     def _newest(self) -> dict | None:
         state = self.queue.get()

@@ -90,14 +90,16 @@ def report(summary: dict, folder: str, unit: str = "s") -> str:
     judged += _share(summary, "accuracy") + _share(summary, "top_k_accuracy")
     mean, most = summary["staleness_mean"], summary["staleness_max"]
     stale = "no update applied" if mean is None else f"staleness mean {mean:.2f}, max {most}"
+    seldom = ("outdated", "oversized", "rolled_back")
+    more = "".join(f", {name.replace('_', ' ')} {summary[name]}" for name in seldom if summary.get(name))
     return "\n".join(
         (
             f"ended: {summary['ended']}  {judged}",
             f"{summary['updates']} updates, {summary['samples']} samples in {summary['seconds']:.1f} {unit} "
             f"({summary['updates_per_s']:.3g} updates/s, {summary['samples_per_s']:.0f} samples/s), {stale}",
             f"applied {summary['applied']}, dropped {summary['dropped']}, cancelled {summary['cancelled']}, "
-            f"duplicate {summary['duplicate']}, "
-            f"late {summary['late']}, not finite {summary['nonfinite']}, failed workers {summary['failed_workers']}",
+            f"duplicate {summary['duplicate']}, late {summary['late']}, "
+            f"not finite {summary['nonfinite']}, failed workers {summary['failed_workers']}{more}",
             f"folder: {folder}",
         )
     )

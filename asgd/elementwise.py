@@ -4,6 +4,8 @@ A rule, correction, reads, codec or server says so in its own class, ``elementwi
 count: a subclass may look at the whole. Weights and policies see no vector, and workers have all of it.
 """
 
+from math import inf
+
 import torch
 
 from asgd.server import Server
@@ -19,6 +21,8 @@ def check(server: Server, option: str) -> None:
     if type(server.parameters.optimizer) not in OPTIMIZERS:
         known = ", ".join(sorted(each.__name__ for each in OPTIMIZERS))
         raise ValueError(f"{refusal(option, 'optimizer', server.parameters.optimizer)}; {known} do")
+    if server.gate.max_norm < inf:
+        raise ValueError(f"{option}: guard.max_norm={server.gate.max_norm:g} is for the whole vector; give null")
     parts = {name: getattr(server, name) for name in ("rule", "correction", "reads", "codec")} | {"server": server}
     for name, part in parts.items():
         if part is not None and not vars(type(part)).get("elementwise"):

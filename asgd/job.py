@@ -13,6 +13,7 @@ from asgd.budget import Budget
 from asgd.codecs import Codec, Identity
 from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
+from asgd.gate import Guard
 from asgd.parameters import Parameters
 from asgd.precision import Precision
 from asgd.records import SUMMARY, flatten
@@ -23,7 +24,7 @@ from asgd.workers import GradientWorker
 
 ROLES = ("all", "ps", "worker", "evaluator")
 METHOD = ("model", "topology", "optimizer", "schedule", "codec", "wire", "worker", "buffers")
-SHARED = (*METHOD, "dataset", "workers", "seed")
+SHARED = (*METHOD, "dataset", "workers", "seed", "guard")
 STORAGE = ("anonymous", "endpoint", "timeout", "retry_seconds", "cache_dir", "cache_gb")
 ELASTIC = ("asgd.engines.star.", "asgd.engines.replay.")  # engines whose workers come and go
 WHOLE = slice(0, None)  # of a vector
@@ -40,6 +41,7 @@ class Job:
         self.workers = 1 if self.auto else config["workers"]  # that have to be there before anything starts
         self.buffers = buffers.choose(config["buffers"])
         self.weights = Precision(config.get("wire", {}).get("weights", "fp32"))  # older runs have no such options
+        self.guard = Guard(**config.get("guard", {}))
         self.overlap = config.get("worker", {}).get("overlap", False)
         self.device = find_device(config["device"])
         self.threads = find_threads(config["threads"], cores() if self.auto else self.workers)
@@ -117,6 +119,8 @@ class Job:
         options |= {"codec": self.codec(task, rank=0), "weights": Precision(self.weights.name)}
         if self.overlap:
             options["ledger"] = overlap.OverlapLedger()
+        if self.guard:
+            options["guard"] = self.guard
         value = task.buffers if first else task.buffers.new_empty(0)
         merge = (self.buffers if value.numel() else buffers.Latest)(value)
         server = topology["server"](parameters, merge, rule, weight, policy, self.budget(), **options)

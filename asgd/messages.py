@@ -21,8 +21,8 @@ class Update(NamedTuple):
     result after local steps (in both cases the server steps against it), or a replica. ``round`` counts the worker's
     updates 0, 1, 2, ...; ``session`` is a fresh number for each life of a worker. ``loss`` is the mean over
     ``samples``, None where nothing was computed; ``correct`` counts right answers, None where targets are not labels;
-    ``read`` is the last batch used, as (epoch, number). ``finite``: whether loss and payload are, where somebody has
-    looked already.
+    ``read`` is the last batch used, as (epoch, number). ``finite``: whether loss and payload are, and ``norm`` of the
+    payload, where somebody has looked already.
     """
 
     worker: int
@@ -36,6 +36,7 @@ class Update(NamedTuple):
     samples: int
     read: tuple[int, int] | None = None
     finite: bool | None = None
+    norm: float | None = None
 
 
 class Reply(NamedTuple):

@@ -62,7 +62,7 @@ def check(server: Server, worker: Worker) -> None:
     weight = server.gate.weight
     reasons = {
         "the policy interrupts work": server.policy.selective,
-        "the weight drops what is one version old, which every update is then": not weight(1),
+        "the weight (or the guard) drops what is one version old, which every update is then": not weight(1),
         "the rule sends workers ahead to where the parameters are at their next update": server.rule.looks_ahead,
         "workers go on with copies that hold their own updates (reads)": server.reads is not None,
         "batches are leased, and a worker may need more of them before the next answer": server.leases is not None,

@@ -16,7 +16,8 @@ SYSTEM = "time_s cpu_percent memory_percent memory_mb net_sent_mb net_recv_mb".s
 SUMMARY = (
     "ended updates samples seconds updates_per_s samples_per_s final_loss final_accuracy best_loss best_accuracy "
     "staleness_mean staleness_p95 staleness_max applied dropped cancelled duplicate nonfinite late "
-    "skipped_samples failed_workers bytes_pushed bytes_pulled final_top_k_accuracy best_top_k_accuracy target_seconds"
+    "outdated oversized rolled_back skipped_samples failed_workers bytes_pushed bytes_pulled "
+    "final_top_k_accuracy best_top_k_accuracy target_seconds"
 ).split()
 
 
@@ -52,19 +53,22 @@ class Table:
         self.file.close()
 
 
-def keep_rows(path: Path, keep: Callable[[int, dict], bool]) -> None:
-    """Leave only the rows for which ``keep(number from 0, row)`` is true, and no torn last line."""
+def keep_rows(path: Path, keep: Callable[[int, dict], bool]) -> list[dict]:
+    """Leave only the rows for which ``keep(number from 0, row)`` is true, and no torn last line. The other rows."""
     if not path.exists():
-        return
+        return []
     with open(path, newline="") as file:
         reader = csv.DictReader(line for line in file if line.endswith("\n"))
         fields = reader.fieldnames or []
-        rows = [row for number, row in enumerate(reader) if keep(number, row)]
+        rows, others = [], []
+        for number, row in enumerate(reader):
+            (rows if keep(number, row) else others).append(row)
     with open(temporary := path.with_suffix(".tmp"), "w", newline="") as file:
         writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     os.replace(temporary, path)
+    return others
 
 
 def keep_first(path: Path, rows: int) -> None:

@@ -9,13 +9,13 @@ is. So the parameters depend only on the configuration, the seed and the order o
 from math import inf
 
 from asgd.budget import Budget
-from asgd.gate import Gate, measured
+from asgd.gate import Gate, Guard, Guarded, measured
 from asgd.ledger import Entry, Ledger, ProtocolError
 from asgd.messages import Model, Reply, Update, an_event
 from asgd.parameters import Parameters
 from asgd.precision import Precision
 
-COUNTS = ("applied", "dropped", "cancelled", "duplicate", "nonfinite", "late")
+COUNTS = ("applied", "dropped", "cancelled", "duplicate", "nonfinite", "late", "outdated", "oversized")
 
 
 class Deadlock(RuntimeError):
@@ -28,7 +28,7 @@ class Server:
     ``correction`` changes a payload by what has happened since its worker was given a model (``asgd.corrections``);
     ``reads`` may give a worker something older than the newest model (``asgd.reads``); ``leases`` says what each is to
     read (``asgd.data.leases``); ``codec`` decodes payloads (``asgd.codecs``); ``weights`` rounds the models that are
-    given out (``asgd.precision``); ``nonfinite``: see ``asgd.gate``; ``ledger``: a new one of another kind.
+    given out (``asgd.precision``); ``nonfinite``, ``guard``: see ``asgd.gate``; ``ledger``: a new one of another kind.
     Observers get ``event(Event)`` for every arrival and ``version(server, now)`` after every step.
     """
 
@@ -36,12 +36,13 @@ class Server:
 
     def __init__(
         self, parameters: Parameters, buffers, rule, weight, policy, budget: Budget, workers: int, nonfinite="stop",
-        correction=None, reads=None, leases=None, codec=None, weights=None, ledger=None,
+        correction=None, reads=None, leases=None, codec=None, weights=None, ledger=None, guard: Guard | None = None,
     ):  # fmt: skip
         self.parameters, self.buffers, self.rule, self.policy = parameters, buffers, rule, policy
         self.budget, self.workers, self.correction, self.reads = budget, workers, correction, reads
         self.leases, self.codec, self.weights = leases, codec, weights or Precision()
-        self.gate = Gate(weight, nonfinite, payload=parameters.vector, buffers=buffers.value)
+        like = {"payload": parameters.vector, "buffers": buffers.value}
+        self.gate = Guarded(guard, weight, nonfinite, **like) if guard else Gate(weight, nonfinite, **like)
         self.published = buffers.value  # the buffers that belong to this version, [B]
         self.plain_bytes = parameters.vector.nbytes + buffers.value.nbytes  # of an update without codec
         self.model_bytes = self.weights.nbytes(parameters.vector) + buffers.value.nbytes  # as workers are given it
@@ -200,7 +201,7 @@ class Server:
             self.ended = self.ended or "budget"
 
     def _accept(self, update: Update, staleness: int, entry: Entry) -> str:
-        """Give the update to the rule, unless the run is over or the update is too stale or not finite."""
+        """Give the update to the rule, unless the run is over or the gate does not let it in."""
         fate, weight = ("late", 0.0) if self.ended else self.gate.judge(update, staleness)
         self.counts[fate] += 1
         if fate == "applied":
@@ -209,13 +210,13 @@ class Server:
             self.buffers.merge(worker, buffers)
             entry.contributed = self.parameters.version
             self.samples += samples
-        elif fate == "nonfinite" and self.gate.diverged:
+        elif fate not in ("dropped", "late") and self.gate.hopeless(self.ledger.working.keys() | {update.worker}):
             self.ended = "diverged"
         return fate
 
     def _decoded(self, update: Update) -> Update:
         try:
-            return update._replace(payload=self.codec.decode(update.payload))
+            return update._replace(payload=self.codec.decode(update.payload), finite=None, norm=None)
         except ValueError as error:
             raise ProtocolError(f"worker {update.worker}: {error}") from error
 
@@ -280,7 +281,7 @@ class Server:
             "samples": self.samples,
             "counts": dict(self.counts),
             "given": self.given,
-            "nonfinite_in_a_row": self.gate.nonfinite_in_a_row,
+            "gate": self.gate.state_dict(),
             "seconds": self.training_seconds(now),
         }
 
@@ -294,4 +295,4 @@ class Server:
         self.samples, self.seconds, self.published = state["samples"], state["seconds"], state["published"]
         self.counts |= state["counts"]
         self.given = state.get("given", 0)
-        self.gate.nonfinite_in_a_row = state["nonfinite_in_a_row"]
+        self.gate.load_state_dict(state.get("gate") or state)  # older ones have its count among the server's

@@ -9,10 +9,13 @@ from asgd.records import SUMMARY, write_json
 from asgd.server import Server
 
 
-def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed: int, target: dict) -> dict:
+def summarise(
+    folder: Path, server: Server, seconds: float, skipped: int, failed: int, target: dict, undone: int = 0
+) -> dict:
     """Write and return the summary. ``seconds`` is the training time; rates are per second of it.
 
-    ``target``: a loss and an accuracy on the validation set, None where it does not matter.
+    ``target``: a loss and an accuracy on the validation set, None where it does not matter. ``undone``: pushes
+    that were taken out again where the run was resumed.
     """
     figures = {
         "ended": server.ended,
@@ -24,6 +27,7 @@ def summarise(folder: Path, server: Server, seconds: float, skipped: int, failed
         **evaluations(folder),
         **staleness(folder),
         **server.counts,
+        "rolled_back": undone,
         "skipped_samples": skipped,
         "failed_workers": failed,
         "bytes_pushed": int(results.updates(folder)["bytes"].sum()),

@@ -74,7 +74,7 @@ class Worker:
         round, self.round = self.round, self.round + 1
         read = (self.batch.epoch, self.batch.index) if self.batch else None
         who = self.rank, self.session, round, model.version
-        return an_update((*who, payload, buffers, loss, correct, samples, read, None))
+        return an_update((*who, payload, buffers, loss, correct, samples, read, None, None))
 
 
 class GradientWorker(Worker):

@@ -25,6 +25,7 @@ FAMILIES = {
     "Nobody waits": "Workers go on at once, and each update counts as it is.",
     "Stale updates count less, or are corrected": "Nobody waits.",
     "Somebody waits": "For the others, or for those who are far behind.",
+    "Some workers may be wrong": "Steps along what most workers say; those who have said it wait for the step.",
     "Work is interrupted": "Who works on old parameters drops that and starts anew, where the engine can interrupt.",
     "Momentum": "Nobody waits; momentum at the server for all, for each worker, or at the workers.",
     "Local steps": "A round of a worker is several steps with an optimizer of its own.",
@@ -105,6 +106,8 @@ class Preset:
         worker, rule, weight, policy = (get_object(self.all[part]["_target_"]) for part in PARTS[:4])
         if issubclass(worker, LocalStepsWorker):
             return "Local steps"
+        if rule.__module__ == "asgd.robust":
+            return "Some workers may be wrong"
         if issubclass(policy, Interrupting):
             return "Work is interrupted"
         if issubclass(policy, NextVersion):

@@ -42,3 +42,14 @@ class KilledOnce(FailsAtRound):
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return GradientWorker.compute(self, model, batches)
+
+
+class SendsTimes(GradientWorker):
+    """Sends ``factor`` times its gradient where its rank is one of ``liars``, once every ``every`` rounds."""
+
+    def __init__(self, task, rank, session, round=0, seed=0, *, liars: list[int], factor: float, every: int = 1):
+        super().__init__(task, rank, session, round, seed)
+        self.factor, self.every = factor if rank in liars else 1.0, every
+
+    def payload(self, gradient):
+        return gradient * self.factor if self.round % self.every == 0 else gradient

@@ -61,6 +61,38 @@ MISTAKES = {
         ["optimizer._target_=torch.optim.LBFGS", "engine.servers=2", *[f"~optimizer.{name}" for name in SGD]],
         "engine.servers=2: the optimizer LBFGS does not treat every parameter by itself",
     ),
+    "no norm": (["guard.max_norm=0"], "guard.max_norm=0: a number above 0, or null for no limit"),
+    "a norm that is none": (["guard.max_norm=true"], "guard.max_norm=True: a number above 0"),
+    "an age in parts": (["guard.max_staleness=1.5"], "guard.max_staleness=1.5: versions, a whole number from 0 on"),
+    "no age": (["guard.max_staleness=-1"], "guard.max_staleness=-1: versions, a whole number"),
+    "a guard that is none": (["+guard.max_loss=1"], "max_loss"),
+    "a norm on servers": (
+        ["guard.max_norm=2", "engine.servers=2"],
+        "engine.servers=2: guard.max_norm=2 is for the whole",
+    ),
+    "an age with overlap": (["guard.max_staleness=0", "worker.overlap=true"], "worker.overlap=true does not fit this"),
+    "too few for Krum": (
+        ["topology=krum"],
+        "topology.byzantine=None: needs 2 byzantine + 3 workers in a step, at least 3;",
+    ),
+    "too many liars": (["topology=krum", "workers=6", "topology.byzantine=2"], "count = 6 has room for 1"),
+    "too many of the nearest": (
+        ["topology=krum", "workers=5", "topology.select=5"],
+        "topology.select=5: payloads in the ",
+    ),
+    "Krum on servers": (["topology=krum", "workers=3", "engine.servers=2"], "engine.servers=2: the rule Krum does not"),
+    "all trimmed": (
+        ["topology=trimmed_mean", "workers=4", "topology.trim=2"],
+        "topology.trim=2: a whole number, or a ",
+    ),
+    "none left of two": (
+        ["topology=trimmed_mean"],
+        "topology.trim=0.2: a whole number, or a share below 1, that taken",
+    ),
+    "a median of more than all": (
+        ["topology=coordinate_median", "topology.count=3"],
+        "topology.count=3: workers in a step",
+    ),
     "less than no slack": (["topology=ssp", "topology.slack=-1"], "topology.slack=-1: whole rounds"),
 }
 

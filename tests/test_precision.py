@@ -84,7 +84,7 @@ def test_numbers_beyond_float16_end_as_diverged(tmp_path):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_elastic_averaging_needs_the_very_numbers(topology):
-    job = a_job(f"topology={topology}", "wire.weights=bf16", "workers=2")
+    job = a_job(f"topology={topology}", "wire.weights=bf16", "workers=3")
     if topology in ("easgd", "eamsgd"):
         with pytest.raises(ValueError, match=r"wire\.weights=bf16 does not fit .*ElasticWorker: .* wire\.weights=fp32"):
             job.check()

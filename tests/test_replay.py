@@ -48,7 +48,7 @@ def agrees_but_for_who_waited(source, folder) -> None:
 
 ALIKE = """async_local_nesterov dana_dc dc_asgd_a delay_adaptive delay_cutoff eamsgd fedasync_constant fedasync_hinge
     k_sync multi_asgd nag_asgd ringmaster_ignore softsync staleness_aware async_local_sgd backup_interrupted dana_slim
-    fedasync gap_aware diloco post_local_sgd""".split()  # to others
+    fedasync gap_aware diloco post_local_sgd krum multi_krum trimmed_mean""".split()  # to others
 CASES = [
     pytest.param(engine, each, marks=[pytest.mark.slow] * (each in ALIKE))
     for engine in ("threads", "virtual")

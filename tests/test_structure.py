@@ -27,6 +27,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "ledger": ("messages",),
     "rules": ("messages",),
     "momentum": ("messages", "rules"),
+    "robust": ("rules",),
     "policies": ("ledger", "messages"),
     "parameters": ("kernels", "messages"),
     "gate": ("ledger", "messages"),
@@ -65,6 +66,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
         "codecs",
         "data.batch",
         "data.prefetch",
+        "gate",
         "objectives",
         "overlap",
         "parameters",
@@ -92,7 +94,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "engines.ordered": ("engines.hub", "ledger", "messages", "server"),
 }
 CORE = (
-    "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "
+    "messages ledger gate rules momentum robust weights corrections reads policies parameters buffers budget schedules "
     "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass "
     "elementwise precision overlap"
 ).split()

@@ -33,7 +33,7 @@ class Recorder:
 
     def __init__(self, job: Job, folder: Path, clock: Clock, evaluations, log=UpdateLog, **facts):
         self.job, self.folder, self.clock = job, folder, clock
-        self.server, self.lease_rows = self.new_server(), 0
+        self.server, self.lease_rows, self.rolled_back = self.new_server(), 0, 0
         state = self._resumed()
         self.clock_start = self.clock()
         limits = {"limits": self.server.budget.limits}
@@ -105,17 +105,17 @@ class Recorder:
         return self.job.config[action]["every"] if self.server.parameters.vector.numel() else 0
 
     def _resumed(self) -> dict | None:
-        state = checkpoints.load(self.folder) if self.job.config["resume"] else None
+        config = self.job.config
+        state = checkpoints.resume(self.folder, config["checkpoint"]["keep"]) if config["resume"] else None
         if state:
-            checkpoints.rewind(self.folder, state)
-            self.lease_rows = state["lease_rows"]
+            self.lease_rows, self.rolled_back = state["lease_rows"], state["rolled_back"]
         if self.server.leases:
             self._record_leases()
         if not state:
             return None
         self.load(state["server"])
         self.clock.set(state["clock"])
-        log.info("resumed at version %d", self.server.version)
+        log.info("resumed at version %d, %d pushes rolled back so far", self.server.version, self.rolled_back)
         return state
 
     def evaluate(self, server, now: float) -> None:
@@ -128,7 +128,7 @@ class Recorder:
         """All that a resumed run needs. The workers' random numbers follow from seed, rank and round."""
         config = self.job.config
         self.updates.flush()
-        rows = {"events": self.updates.rows, "lease_rows": self.lease_rows}
+        rows = {"events": self.updates.rows, "lease_rows": self.lease_rows, "rolled_back": self.rolled_back}
         return {"config": config, "server": self.server.state_dict(now), "clock": now} | rows
 
     def view(self) -> View:
@@ -164,9 +164,8 @@ class Recorder:
         self.node.close()
         self.updates.flush()
         broken = self._audit()
-        summary = summarise(
-            self.folder, self.server, seconds, self.skipped, len(self.failed), self.job.config["target"]
-        )
+        target = self.job.config["target"]
+        summary = summarise(self.folder, self.server, seconds, self.skipped, len(self.failed), target, self.rolled_back)
         if self.tracking:
             self.tracking.close(summary, HURRY_SECONDS if interrupted else TRACKING_SECONDS)
         if broken:
