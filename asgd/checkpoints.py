@@ -110,13 +110,16 @@ def warn(path: Path, reason: str) -> None:
     log.warning("%s cannot be read (%s); trying the one before", path, reason)
 
 
-def rewind(folder: Path, state: dict) -> int:
-    """Take out of the tables what came after the checkpoint, so that no round counts twice; how many pushes that is."""
+def rewind(folder: Path, state: dict, of_workers: bool = True) -> int:
+    """Take out of the tables what came after the checkpoint, so that no round counts twice; how many pushes that is.
+
+    ``of_workers``: also out of the workers' own, where they are not there to do it.
+    """
     version, ledger = state["server"]["parameters"]["version"], state["server"]["ledger"]
     undone = keep_rows(folder / "stats/ps/updates.csv", lambda number, row: number < state["events"])
     keep_rows(folder / "stats/ps/evaluation.csv", lambda number, row: int(row["version"]) <= version)
     keep_rows(folder / "stats/ps/leases.csv", lambda number, row: number < state["lease_rows"])
-    for worker, entry in ledger.items():
+    for worker, entry in ledger.items() if of_workers else ():
         keep_first(folder / f"stats/worker{worker}/training_metrics.csv", entry["round"])
     for path in (folder / "checkpoints").glob("*.pt"):  # one that is newer could not be read
         if int(path.stem) > version:
@@ -127,14 +130,14 @@ def rewind(folder: Path, state: dict) -> int:
     return sum(row["event"] == "push" for row in undone)
 
 
-def resume(folder: Path, keep: int) -> dict:
+def resume(folder: Path, keep: int, of_workers: bool = True) -> dict:
     """The state that a run goes on from; its tables are cut to it.
 
     ``rolled_back`` in it counts the pushes that were taken out so far. It is saved at once, so that those of now are
     not forgotten where the run dies again before its next checkpoint.
     """
     state = load(folder)
-    undone = rewind(folder, state)
+    undone = rewind(folder, state, of_workers)
     state["rolled_back"] = state.get("rolled_back", 0) + undone
     if undone:
         with surviving(state):

@@ -40,7 +40,7 @@ def test_a_worker_that_dies_comes_back_under_its_name(start, tmp_path, topology)
     (joined, first), (left, at), (again, second), *_ = events(run.folder, 2)
     assert (joined, first, left, at, again, second) == ("join", 0, "leave", 40, "join", 40)
     assert results.summary(run.folder)["failed_workers"] == 1
-    assert replayed(run.folder, tmp_path / "replay", "evaluate.every=0")["equal"]
+    assert replayed(run.folder, tmp_path / "replay")["equal"]
 
 
 @pytest.mark.parametrize("durability", ["update", "checkpoint"])
@@ -56,7 +56,7 @@ def test_a_server_that_is_killed_goes_on(start, tmp_path, durability):
     summary = results.summary(run.folder)
     assert summary["ended"] == "budget" and summary["updates"] == 300 and summary["failed_workers"] == 0
     if durability == "checkpoint":
-        assert replayed(run.folder, tmp_path / "replay", "evaluate.every=0")["equal"]
+        assert replayed(run.folder, tmp_path / "replay")["equal"]
 
 
 def test_a_server_that_dies_too_often_ends_the_run(start):

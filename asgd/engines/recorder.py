@@ -64,6 +64,10 @@ class Recorder:
         """Go on from the ``state`` of a server."""
         self.server.load_state_dict(state)
 
+    def saved_state(self) -> dict:
+        """Where a resumed run goes on; the tables are cut to it."""
+        return checkpoints.resume(self.folder, self.job.config["checkpoint"]["keep"])
+
     def snapshot(self) -> Model:
         """What is evaluated, or what that will be made of."""
         return self.server.snapshot()
@@ -106,7 +110,7 @@ class Recorder:
 
     def _resumed(self) -> dict | None:
         config = self.job.config
-        state = checkpoints.resume(self.folder, config["checkpoint"]["keep"]) if config["resume"] else None
+        state = self.saved_state() if config["resume"] else None
         if state:
             self.lease_rows, self.rolled_back = state["lease_rows"], state["rolled_back"]
         if self.server.leases:

@@ -8,6 +8,7 @@ from pathlib import Path
 from asgd import checkpoints
 from asgd.engines.host import MARK, Host
 from asgd.job import Job
+from asgd.records import keep_first
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,16 @@ class StarHost(Host):
         return lives
 
     # What no crash can undo
+
+    def saved_state(self) -> dict:
+        """The workers live on, and cut their tables themselves when they hear where the server is."""
+        return checkpoints.resume(self.folder, self.job.config["checkpoint"]["keep"], of_workers=False)
+
+    def finish(self, seconds: float) -> dict:
+        """Also cuts the tables of those who have not come back to hear it."""
+        for worker, entry in self.server.ledger.items():
+            keep_first(self.folder / f"stats/worker{worker}/training_metrics.csv", entry.round)
+        return super().finish(seconds)
 
     def _saved(self, state: dict) -> None:
         self.on_disk.append({worker: entry["round"] for worker, entry in state["server"]["ledger"].items()})
