@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from asgd.compute import PLAIN, Compute
 from asgd.data.batch import Batch
 from asgd.flat import Flat
 from asgd.seeds import torch_seed
@@ -56,8 +57,9 @@ class Task:
     parameters are none, all frozen, or of more than one dtype.
     """
 
-    def __init__(self, module: nn.Module, loss: Loss, device: str | torch.device = "cpu"):
+    def __init__(self, module: nn.Module, loss: Loss, device: str | torch.device = "cpu", compute: Compute = PLAIN):
         self.module, self.loss, self.device = module.to(device).train(), plain(loss), torch.device(device)
+        self.compute = compute
         self._flat = Flat(list(module.parameters()))
         self._buffers = [buffer for name, buffer in module.named_buffers() if name in module.state_dict(keep_vars=True)]
         self.params, self.shapes = self._flat.vector, self._flat.shapes
@@ -151,7 +153,9 @@ class Task:
         """
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             self._switch(training=True)
-            update_bn((self.placed(batch.inputs) for batch in _at_least_one(batches)), self.module)
+            inputs = (self.compute.laid_out(self.placed(batch.inputs)) for batch in _at_least_one(batches))
+            with self.compute.precision(self.device):
+                update_bn(inputs, self.module)
 
     def _switch(self, training: bool) -> None:
         """Train or eval mode; the walk over all submodules takes as long as a small layer, so only when needed."""
@@ -161,7 +165,7 @@ class Task:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The module's outputs and the targets, on the task's device."""
         targets = self.placed(batch.targets)
-        return self.module(self.placed(batch.inputs)), targets
+        return self.compute.outputs(self.module, self.placed(batch.inputs)), targets
 
     def _compare(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, int]:
         """Loss (a scalar), number of right answers (a scalar, or None) and number of samples."""
@@ -173,14 +177,20 @@ class Task:
         return tensor.to(self.device, self.params.dtype if tensor.is_floating_point() else tensor.dtype)
 
 
-def build_task(factory: Callable[[], nn.Module], loss: Loss, seed: int, device: str | torch.device = "cpu") -> Task:
+def build_task(
+    factory: Callable[[], nn.Module],
+    loss: Loss,
+    seed: int,
+    device: str | torch.device = "cpu",
+    compute: Compute = PLAIN,
+) -> Task:
     """The task of a new module, with equal parameters for equal ``seed`` on every host, whatever was drawn before.
 
     ``factory`` initialises on the CPU from torch's default generator, which is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch_seed(seed, "init"))
-        return Task(factory(), loss, device)
+        return Task(factory(), loss, device, compute)
 
 
 def check_outputs(task: Task, shape: Sequence[int], classes: int) -> None:
@@ -201,10 +211,11 @@ def check_outputs(task: Task, shape: Sequence[int], classes: int) -> None:
 
 @torch.no_grad()
 def _outputs_of_zeros(task: Task, shape: Sequence[int]) -> object:
-    buffers = task.buffers
+    buffers, zeros = task.buffers, torch.zeros(2, *shape, dtype=task.params.dtype, device=task.device)
+    untouched = torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else [])
     try:
-        with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-            return task.module.train()(torch.zeros(2, *shape, dtype=task.params.dtype, device=task.device))
+        with untouched, task.compute.precision(task.device):
+            return task.module.train()(zeros)
     except Exception as error:
         raise ValueError(
             f"the model cannot take the data set's inputs of shape {list(shape)}; choose another one: {error}"
