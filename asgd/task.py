@@ -12,6 +12,7 @@ from asgd.compute import PLAIN, Compute
 from asgd.data.batch import Batch
 from asgd.flat import Flat
 from asgd.seeds import torch_seed
+from asgd.staging import Staging, pinned
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> scalar mean over the batch
 
@@ -65,6 +66,7 @@ class Task:
         self.params, self.shapes = self._flat.vector, self._flat.shapes
         self._writes: bool | None = None  # whether the module changes parameters itself, as its first gradient shows
         self.outbox: Tensor | None = None  # [P], where gradients are put; whoever gives it says when it is free again
+        self.staging = Staging(self.device) if self.device.type == "cuda" else None
 
     @property
     def buffers(self) -> Tensor:
@@ -121,10 +123,31 @@ class Task:
 
     def _backward(self, loss: Tensor) -> Tensor:
         """[P] on the CPU, in the outbox if there is one."""
-        outbox = self.outbox if self.device.type == "cpu" else None
-        if outbox is not None and self._has_large(outbox):
-            return self._flat.large_gradient(loss, outbox)
-        return self._flat.gradient(loss, outbox).cpu()
+        if self.staging:
+            return self._sent(loss, self.staging.room(self.params) if self.outbox is None else self.outbox)
+        if self.outbox is not None and self._has_large(self.outbox):
+            return self._flat.large_gradient(loss, self.outbox)
+        return self._flat.gradient(loss, self.outbox)
+
+    def _sent(self, loss: Tensor, outbox: Tensor) -> Tensor:
+        """The gradient, from the device to the ``outbox``: large ones piece by piece, as they are made."""
+        if outbox.nbytes >= Flat.LARGE:
+            self._flat.large_gradient(loss, outbox, self.staging.send)
+        else:
+            self.staging.send(outbox, self._flat.gradient(loss))
+        self.staging.wait()
+        return outbox
+
+    def pin(self, vector: Tensor | None, writable: bool = True) -> Tensor | None:
+        """``vector``, if any: memory of this host from or to which will be copied, made ready for the device."""
+        if self.staging and vector is not None:
+            self.staging.pin(vector, writable)
+        return vector
+
+    @property
+    def allocate(self) -> Callable[[Tensor], Tensor] | None:
+        """What makes memory of this host for such vectors; None for torch's own allocator."""
+        return pinned if self.staging else None
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], top_k: int | None = None) -> Evaluation:

@@ -36,7 +36,8 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "delayed_nesterov": ("rules",),
     "server": ("budget", "gate", "ledger", "messages", "parameters", "precision"),
     "elementwise": ("server",),
-    "task": ("compute", "data.batch", "flat", "seeds"),
+    "task": ("compute", "data.batch", "flat", "seeds", "staging"),
+    "staging": ("parameters",),
     "compute": (),
     "flat": (),
     "workers": ("codecs", "data.batch", "messages", "precision", "seeds", "task"),
@@ -96,7 +97,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
 CORE = (
     "messages ledger gate rules momentum weights corrections reads policies parameters buffers budget schedules "
     "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass "
-    "elementwise precision overlap compute"
+    "elementwise precision overlap compute staging"
 ).split()
 OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
 
