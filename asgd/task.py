@@ -18,7 +18,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> scalar mean o
 
 
 class Gradient(NamedTuple):
-    """Of the loss of one batch. ``payload`` [P], on the CPU, belongs to the receiver: nobody writes it again."""
+    """Of the loss of one batch. ``payload`` [P], on the CPU unless it is to ``stay`` on the device, belongs to the
+    receiver: nobody writes it again.
+    """
 
     payload: Tensor
     loss: float
@@ -114,11 +116,11 @@ class Task:
         here = params.device == self.params.device and params.dtype == self.params.dtype
         return here and params.nbytes >= Flat.LARGE
 
-    def gradient(self, batch: Batch) -> Gradient:
+    def gradient(self, batch: Batch, stay: bool = False) -> Gradient:
         """The gradient of the batch's loss at the present parameters, in train mode; updates BatchNorm statistics."""
         self._switch(training=True)
         loss, correct, samples = self._compare(*self._forward(batch))
-        payload = self._backward(loss)
+        payload = self._flat.gradient(loss) if stay and self.staging else self._backward(loss)
         return Gradient(payload, loss.item(), None if correct is None else int(correct), samples)
 
     def _backward(self, loss: Tensor) -> Tensor:

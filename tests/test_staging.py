@@ -106,6 +106,14 @@ def test_gradients_are_those_of_the_cpu_and_stay_as_they_are(driver, large, with
     assert not task.staging.leaving
 
 
+def test_a_gradient_for_the_workers_own_step_stays(driver):
+    plain = Task(mlp(SHAPE, 4, [16]), functional.cross_entropy)
+    task, batch = staged(copy.deepcopy(plain.module)), random_batch(SHAPE)
+    task.outbox = torch.full_like(task.params, torch.nan)
+    assert torch.equal(task.gradient(batch, stay=True).payload, plain.gradient(batch).payload)
+    assert task.outbox.isnan().all()
+
+
 def test_a_worker_sees_the_servers_versions_where_they_are_pinned(driver):
     task, (_, place) = staged(nn.Linear(8, 4)), shared.make(36, torch.float32)
     _.fill_(3.0)
