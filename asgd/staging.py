@@ -11,8 +11,6 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from asgd.parameters import Blocks
-
 log = logging.getLogger(__name__)
 
 READ_ONLY = 0x08  # cudaHostRegisterReadOnly, for memory that this process may not write
@@ -27,7 +25,7 @@ class Staging:
     """For one ``device``. Gradients leave it on a stream of their own, while the backward pass goes on."""
 
     def __init__(self, device: torch.device):
-        self.device, self.side, self.blocks = device, torch.cuda.Stream(device), Blocks(pinned)
+        self.device, self.side = device, torch.cuda.Stream(device)
         self.leaving: list[Tensor] = []  # their memory on the device is not used again before they are out
         self.registered: dict[int, Tensor] = {}  # by address; memory has to stay as long as CUDA knows it
         weakref.finalize(self, forget, self.registered)
@@ -48,10 +46,6 @@ class Staging:
         """CUDA remembers the failure for this thread, and torch would blame its next kernel for it: this one."""
         with suppress(RuntimeError):
             torch.ones(1, device=self.device)
-
-    def room(self, like: Tensor) -> Tensor:
-        """A pinned vector to write to, like ``like``."""
-        return self.blocks.take(like)
 
     def send(self, place: Tensor, values: Tensor) -> None:
         """Copy what is on the device to a ``place`` on the host, after all that the device was given before."""

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import update_bn
 from asgd.compute import PLAIN, Compute
 from asgd.data.batch import Batch
 from asgd.flat import Flat
+from asgd.parameters import Blocks
 from asgd.seeds import torch_seed
 from asgd.staging import Staging, pinned
 
@@ -69,6 +70,7 @@ class Task:
         self._writes: bool | None = None  # whether the module changes parameters itself, as its first gradient shows
         self.outbox: Tensor | None = None  # [P], where gradients are put; whoever gives it says when it is free again
         self.staging = Staging(self.device) if self.device.type == "cuda" else None
+        self._blocks = Blocks(self.allocate)  # where they are put without one
 
     @property
     def buffers(self) -> Tensor:
@@ -125,11 +127,12 @@ class Task:
 
     def _backward(self, loss: Tensor) -> Tensor:
         """[P] on the CPU, in the outbox if there is one."""
+        outbox = self._blocks.take(self.params) if self.outbox is None else self.outbox
         if self.staging:
-            return self._sent(loss, self.staging.room(self.params) if self.outbox is None else self.outbox)
-        if self.outbox is not None and self._has_large(self.outbox):
-            return self._flat.large_gradient(loss, self.outbox)
-        return self._flat.gradient(loss, self.outbox)
+            return self._sent(loss, outbox)
+        if self._has_large(outbox):
+            return self._flat.large_gradient(loss, outbox)
+        return self._flat.gradient(loss, outbox)
 
     def _sent(self, loss: Tensor, outbox: Tensor) -> Tensor:
         """The gradient, from the device to the ``outbox``: large ones piece by piece, as they are made."""

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from asgd import staging
 from asgd.engines import shared
 from asgd.flat import Flat
 from asgd.models.dense import mlp
@@ -50,7 +49,7 @@ def stands_in(monkeypatch, driver: Driver) -> Driver:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
-    monkeypatch.setattr(staging, "pinned", torch.empty_like)
+    monkeypatch.setattr("asgd.task.pinned", torch.empty_like)
     return driver
 
 
