@@ -8,7 +8,8 @@ from pathlib import Path
 from asgd import checkpoints
 from asgd.records import flatten
 
-SAME = ("model", "topology", "optimizer", "wire", "worker", "buffers", "seed")  # what a run cannot change half-way
+# What a run cannot change half-way
+SAME = ("model", "topology", "optimizer", "wire", "worker", "compute", "buffers", "seed")
 AGAIN = "sweep.resume="
 MAY_CHANGE = (
     "hydra/launcher",

@@ -1,10 +1,12 @@
 """A module's parameters and their gradients as flat vectors, in its own memory or in that of whoever gives them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+Move = Callable[[Tensor, Tensor], object]
 
 
 class Flat:
@@ -20,7 +22,7 @@ class Flat:
         self.trained = [parameter for parameter in parameters if parameter.requires_grad]
         self.vector = torch.cat([parameter.detach().reshape(-1) for parameter in parameters])
         self.lie_in(self.vector)
-        self._moving = False
+        self._moving, self._to = False, Tensor.copy_
         self._pieces: list[Tensor] = []
         self._missing: set[int] = set()
 
@@ -43,7 +45,7 @@ class Flat:
         """Copy ``params`` [P] into the own vector, in which the parameters lie then."""
         if self.home is not self.vector:
             self.lie_in(self.vector)
-        self.vector.copy_(params)
+        self.vector.copy_(params.to(self.vector.device, non_blocking=True))
 
     def gradient(self, loss: Tensor, outbox: Tensor | None = None) -> Tensor:
         """[P], in ``outbox`` or a fresh vector."""
@@ -51,14 +53,14 @@ class Flat:
         pieces = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self.parameters]
         return torch.cat([piece.reshape(-1) for piece in pieces], out=outbox)
 
-    def large_gradient(self, loss: Tensor, outbox: Tensor) -> Tensor:
+    def large_gradient(self, loss: Tensor, outbox: Tensor, move: Move = Tensor.copy_) -> Tensor:
         """The same, but each piece is moved when it has been made, while it is in the processor's caches.
 
-        So a backward pass leaves nothing of the model's size behind.
+        So a backward pass leaves nothing of the model's size behind. ``move(place, values)`` may be done later.
         """
         if not self._moving:
             self._move_gradients()
-        self._pieces, self._missing = self.split(outbox), set(range(len(self.parameters)))
+        self._to, self._pieces, self._missing = move, self.split(outbox), set(range(len(self.parameters)))
         loss.backward()
         for number in self._missing:
             self._pieces[number].zero_()
@@ -71,7 +73,7 @@ class Flat:
                 parameter.register_post_accumulate_grad_hook(partial(self._move, number))
 
     def _move(self, number: int, parameter: nn.Parameter) -> None:
-        self._pieces[number].copy_(parameter.grad)
+        self._to(self._pieces[number], parameter.grad)
         self._missing.discard(number)
         parameter.grad = None
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from asgd import buffers, objectives, overlap
 from asgd.budget import Budget
 from asgd.codecs import Codec, Identity
+from asgd.compute import Compute
 from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
 from asgd.gate import Guard
@@ -23,7 +24,7 @@ from asgd.trackers import Nothing, TensorBoard, Tracker
 from asgd.workers import GradientWorker
 
 ROLES = ("all", "ps", "worker", "evaluator")
-METHOD = ("model", "topology", "optimizer", "schedule", "codec", "wire", "worker", "buffers")
+METHOD = ("model", "topology", "optimizer", "schedule", "codec", "wire", "worker", "compute", "buffers")
 SHARED = (*METHOD, "dataset", "workers", "seed", "guard")
 STORAGE = ("anonymous", "endpoint", "timeout", "retry_seconds", "cache_dir", "cache_gb")
 ELASTIC = ("asgd.engines.star.", "asgd.engines.replay.")  # engines whose workers come and go
@@ -43,6 +44,7 @@ class Job:
         self.weights = Precision(config.get("wire", {}).get("weights", "fp32"))  # older runs have no such options
         self.guard = Guard(**config.get("guard", {}))
         self.overlap = config.get("worker", {}).get("overlap", False)
+        self.compute = Compute(**config.get("compute", {}))
         self.device = find_device(config["device"])
         self.threads = find_threads(config["threads"], cores() if self.auto else self.workers)
         self.parts = instantiate(OmegaConf.create(config), _convert_="all")
@@ -75,6 +77,7 @@ class Job:
             if self.auto and self.dataset.assignment == "static":
                 next(self.dataset.batches(1, self.dealt))  # tells whether samples can be dealt so
         task = self.task("cpu")
+        self.compute.check(task.params.dtype, self.dataset.shape)
         check_outputs(task, self.dataset.shape, self.dataset.classes)
         worker = self.worker(task, rank=1, session=0)
         if self.leads:  # it may have to count all samples
@@ -104,7 +107,7 @@ class Job:
 
     def task(self, device: str | torch.device | None = None) -> Task:
         """The model at its initial parameters, the same in every process."""
-        return build_task(self.parts["model"], self.dataset.loss, self.seed, device or self.device)
+        return build_task(self.parts["model"], self.dataset.loss, self.seed, device or self.device, self.compute)
 
     def server(self, task: Task, part: slice = WHOLE) -> Server:
         """The server; of several, the one with this ``part`` of the vector. The first also has what is in no part."""

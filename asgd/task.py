@@ -8,15 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from asgd.compute import PLAIN, Compute
 from asgd.data.batch import Batch
 from asgd.flat import Flat
+from asgd.parameters import Blocks
 from asgd.seeds import torch_seed
+from asgd.staging import Staging, pinned
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (outputs, targets) -> scalar mean over the batch
 
 
 class Gradient(NamedTuple):
-    """Of the loss of one batch. ``payload`` [P], on the CPU, belongs to the receiver: nobody writes it again."""
+    """Of the loss of one batch. ``payload`` [P], on the CPU unless it is to ``stay`` on the device, belongs to the
+    receiver: nobody writes it again.
+    """
 
     payload: Tensor
     loss: float
@@ -56,13 +61,16 @@ class Task:
     parameters are none, all frozen, or of more than one dtype.
     """
 
-    def __init__(self, module: nn.Module, loss: Loss, device: str | torch.device = "cpu"):
+    def __init__(self, module: nn.Module, loss: Loss, device: str | torch.device = "cpu", compute: Compute = PLAIN):
         self.module, self.loss, self.device = module.to(device).train(), plain(loss), torch.device(device)
+        self.compute = compute
         self._flat = Flat(list(module.parameters()))
         self._buffers = [buffer for name, buffer in module.named_buffers() if name in module.state_dict(keep_vars=True)]
         self.params, self.shapes = self._flat.vector, self._flat.shapes
         self._writes: bool | None = None  # whether the module changes parameters itself, as its first gradient shows
         self.outbox: Tensor | None = None  # [P], where gradients are put; whoever gives it says when it is free again
+        self.staging = Staging(self.device) if self.device.type == "cuda" else None
+        self._blocks = Blocks(self.allocate)  # where they are put without one
 
     @property
     def buffers(self) -> Tensor:
@@ -110,19 +118,41 @@ class Task:
         here = params.device == self.params.device and params.dtype == self.params.dtype
         return here and params.nbytes >= Flat.LARGE
 
-    def gradient(self, batch: Batch) -> Gradient:
+    def gradient(self, batch: Batch, stay: bool = False) -> Gradient:
         """The gradient of the batch's loss at the present parameters, in train mode; updates BatchNorm statistics."""
         self._switch(training=True)
         loss, correct, samples = self._compare(*self._forward(batch))
-        payload = self._backward(loss)
+        payload = self._flat.gradient(loss) if stay and self.staging else self._backward(loss)
         return Gradient(payload, loss.item(), None if correct is None else int(correct), samples)
 
     def _backward(self, loss: Tensor) -> Tensor:
         """[P] on the CPU, in the outbox if there is one."""
-        outbox = self.outbox if self.device.type == "cpu" else None
-        if outbox is not None and self._has_large(outbox):
+        outbox = self._blocks.take(self.params) if self.outbox is None else self.outbox
+        if self.staging:
+            return self._sent(loss, outbox)
+        if self._has_large(outbox):
             return self._flat.large_gradient(loss, outbox)
-        return self._flat.gradient(loss, outbox).cpu()
+        return self._flat.gradient(loss, outbox)
+
+    def _sent(self, loss: Tensor, outbox: Tensor) -> Tensor:
+        """The gradient, from the device to the ``outbox``: large ones piece by piece, as they are made."""
+        if outbox.nbytes >= Flat.LARGE:
+            self._flat.large_gradient(loss, outbox, self.staging.send)
+        else:
+            self.staging.send(outbox, self._flat.gradient(loss))
+        self.staging.wait()
+        return outbox
+
+    def pin(self, vector: Tensor | None, writable: bool = True) -> Tensor | None:
+        """``vector``, if any: memory of this host from or to which will be copied, made ready for the device."""
+        if self.staging and vector is not None:
+            self.staging.pin(vector, writable)
+        return vector
+
+    @property
+    def allocate(self) -> Callable[[Tensor], Tensor] | None:
+        """What makes memory of this host for such vectors; None for torch's own allocator."""
+        return pinned if self.staging else None
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], top_k: int | None = None) -> Evaluation:
@@ -151,7 +181,9 @@ class Task:
         """
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             self._switch(training=True)
-            update_bn((self.placed(batch.inputs) for batch in _at_least_one(batches)), self.module)
+            inputs = (self.compute.laid_out(self.placed(batch.inputs)) for batch in _at_least_one(batches))
+            with self.compute.precision(self.device):
+                update_bn(inputs, self.module)
 
     def _switch(self, training: bool) -> None:
         """Train or eval mode; the walk over all submodules takes as long as a small layer, so only when needed."""
@@ -161,7 +193,7 @@ class Task:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The module's outputs and the targets, on the task's device."""
         targets = self.placed(batch.targets)
-        return self.module(self.placed(batch.inputs)), targets
+        return self.compute.outputs(self.module, self.placed(batch.inputs)), targets
 
     def _compare(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, int]:
         """Loss (a scalar), number of right answers (a scalar, or None) and number of samples."""
@@ -173,14 +205,20 @@ class Task:
         return tensor.to(self.device, self.params.dtype if tensor.is_floating_point() else tensor.dtype)
 
 
-def build_task(factory: Callable[[], nn.Module], loss: Loss, seed: int, device: str | torch.device = "cpu") -> Task:
+def build_task(
+    factory: Callable[[], nn.Module],
+    loss: Loss,
+    seed: int,
+    device: str | torch.device = "cpu",
+    compute: Compute = PLAIN,
+) -> Task:
     """The task of a new module, with equal parameters for equal ``seed`` on every host, whatever was drawn before.
 
     ``factory`` initialises on the CPU from torch's default generator, which is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(torch_seed(seed, "init"))
-        return Task(factory(), loss, device)
+        return Task(factory(), loss, device, compute)
 
 
 def check_outputs(task: Task, shape: Sequence[int], classes: int) -> None:
@@ -201,10 +239,11 @@ def check_outputs(task: Task, shape: Sequence[int], classes: int) -> None:
 
 @torch.no_grad()
 def _outputs_of_zeros(task: Task, shape: Sequence[int]) -> object:
-    buffers = task.buffers
+    buffers, zeros = task.buffers, torch.zeros(2, *shape, dtype=task.params.dtype, device=task.device)
+    untouched = torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else [])
     try:
-        with torch.random.fork_rng(devices=[task.device] if task.device.type == "cuda" else []):
-            return task.module.train()(torch.zeros(2, *shape, dtype=task.params.dtype, device=task.device))
+        with untouched, task.compute.precision(task.device):
+            return task.module.train()(zeros)
     except Exception as error:
         raise ValueError(
             f"the model cannot take the data set's inputs of shape {list(shape)}; choose another one: {error}"

@@ -155,8 +155,8 @@ class LocalStepsWorker(Worker):
         return self.update(model, payload, self.task.buffers, *over(steps))
 
     def step(self, batches: Iterator[Batch]) -> Gradient:
-        gradient = self.task.gradient(self.next(batches))
-        self.vector.grad = self.slope(gradient.payload.to(self.vector.device))
+        gradient = self.task.gradient(self.next(batches), stay=True)
+        self.vector.grad = self.slope(gradient.payload)
         self.optimizer.step()
         return gradient
 

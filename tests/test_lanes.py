@@ -205,5 +205,6 @@ def test_a_worker_without_large_parameters_needs_no_connection(monkeypatch):
 
     monkeypatch.setattr(rpc, "call", lambda *call: pytest.fail(f"called {call}"))
     exchange = rpc.RpcExchange(1, "wire")
-    exchange.attach(SimpleNamespace(params=torch.zeros(lanes.LARGE // 4 - 1), outbox=None))
+    here = {"pin": lambda vector, **_: vector, "allocate": None}  # as on a CPU
+    exchange.attach(SimpleNamespace(params=torch.zeros(lanes.LARGE // 4 - 1), outbox=None, **here))
     assert exchange.lane is None

@@ -204,8 +204,11 @@ def test_a_batch_that_nobody_got_is_in_no_table(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("payload", ["shared", "wire"])
-def test_processes_overlap_and_are_replayed(start, tmp_path, payload):
-    run = start("model=cnn", OVERLAP, "budget.epochs=null", "budget.updates=40", f"engine.payload={payload}")
+@pytest.mark.parametrize(("servers", "model"), [(1, ["cnn"]), (2, ["mlp", "model.hidden=[1024,1024]"])])
+def test_processes_overlap_and_are_replayed(start, tmp_path, payload, servers, model):
+    """The larger model has vectors that are used again, on the worker's side too."""
+    way = f"engine.payload={payload}", f"engine.servers={servers}"
+    run = start(f"model={model[0]}", *model[1:], OVERLAP, "budget.epochs=null", "budget.updates=40", *way)
     output = run.wait()
     assert run.code == 0, output
     assert results.summary(run.folder)["staleness_mean"] > 1.5

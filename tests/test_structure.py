@@ -37,7 +37,9 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "delayed_nesterov": ("rules",),
     "server": ("budget", "gate", "ledger", "messages", "parameters", "precision"),
     "elementwise": ("server",),
-    "task": ("data.batch", "flat", "seeds"),
+    "task": ("compute", "data.batch", "flat", "parameters", "seeds", "staging"),
+    "staging": (),
+    "compute": (),
     "flat": (),
     "workers": ("codecs", "data.batch", "messages", "precision", "seeds", "task"),
     "local_steps": ("data.batch", "messages", "workers"),
@@ -64,6 +66,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
         "buffers",
         "budget",
         "codecs",
+        "compute",
         "data.batch",
         "data.prefetch",
         "gate",
@@ -96,7 +99,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
 CORE = (
     "messages ledger gate rules momentum robust weights corrections reads policies parameters buffers budget schedules "
     "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass "
-    "elementwise precision overlap"
+    "elementwise precision overlap compute staging"
 ).split()
 OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
 

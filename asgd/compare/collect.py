@@ -71,21 +71,21 @@ def details(folder: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     curve = curve.assign(seconds=curve.time_s - results.start_of(events))
     ages = events.staleness[(events.event == "push") & (events.applied == 1)].value_counts().sort_index()
     staleness = pd.DataFrame({"staleness": ages.index.astype(int), "updates": ages.to_numpy()})
-    tables = curve, staleness, occupation(results.metrics(folder), events)
+    tables = curve, staleness, occupation(results.metrics(folder), events, results.overlaps(folder))
     return tuple(table.assign(folder=folder) for table in tables)
 
 
-def occupation(rounds: pd.DataFrame, events: pd.DataFrame) -> pd.DataFrame:
+def occupation(rounds: pd.DataFrame, events: pd.DataFrame, overlap: bool = False) -> pd.DataFrame:
     """Seconds of each ``worker``: ``computing``, waiting for ``data``, ``waiting`` for the server's replies.
 
     From the workers' own tables; in virtual time from the server's, where the way of messages counts as computing and
-    there are no data to wait for.
+    there are no data to wait for; with ``overlap`` so does what a worker waits.
     """
     if len(rounds):
         worker, computing, data = rounds.worker, rounds.compute_s, rounds.get("data_s", 0.0)
         waiting = rounds.wait_s - data
     else:
-        jobs = results.jobs(events)
+        jobs = results.jobs(events, overlap)
         worker, computing, data, waiting = jobs.worker, jobs.ended - jobs.began, 0.0, jobs.began - jobs.asked
     table = pd.DataFrame({"computing": computing, "data": data, "waiting": waiting})
     return table.groupby(worker).sum().reset_index()

@@ -34,13 +34,13 @@ class DividedExchange:
     def __init__(self, rank: int, payload: str, servers: int):
         self.payload = payload
         self.exchanges = [rpc.RpcExchange(rank, payload, name) for name in names(servers)]
-        self.blocks = Blocks()
 
     def attach(self, task: Task) -> None:
         """Servers on this host read their parts of one and the same outbox."""
         self.parts, self.like = parts(task.params, len(self.exchanges)), torch.empty_like(task.params, device="cpu")
+        self.blocks = Blocks(task.allocate)
         self.seen = [False] * len(self.exchanges)
-        task.outbox = shared.connect(self.payload, task.params, self._offer)
+        task.outbox = task.pin(shared.connect(self.payload, task.params, self._offer))
         for exchange, part, seen in zip(self.exchanges, self.parts, self.seen, strict=True):
             if task.outbox is not None and seen:
                 exchange.outbox = task.outbox[part]

@@ -11,6 +11,7 @@ import difflib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle, islice
 from typing import Protocol
 
@@ -106,7 +107,7 @@ class Stacked:
             name: (piece if trained else piece.detach()).view(shape)
             for (name, shape, trained), piece in zip(self.pieces, vector.split(self.sizes), strict=True)
         }
-        outputs = functional_call(self.module, parameters, (inputs,))
+        outputs = self.task.compute.outputs(partial(functional_call, self.module, parameters), inputs)
         return self.task.loss(outputs, targets), outputs
 
     @torch.no_grad()

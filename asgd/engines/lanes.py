@@ -14,7 +14,9 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -80,8 +82,8 @@ def knows(connection: socket.socket, token: bytes) -> bool:
         return False
 
 
-def connect(way: Way) -> "Lane":
-    """A worker's end. ConnectionError if the server cannot be reached there."""
+def connect(way: Way, allocate: Callable[[Tensor], Tensor] | None = None) -> "Lane":
+    """A worker's end; ``allocate`` as of ``Blocks``. ConnectionError if the server cannot be reached there."""
     try:
         connection = socket.create_connection(way[:2], timeout=SECONDS)
         connection.sendall(way.token)
@@ -90,7 +92,7 @@ def connect(way: Way) -> "Lane":
             f"the server's port {way.port} at {way.address} cannot be reached ({error}); nodes connect to each other "
             "on ports of their own choice, which the network has to let pass"
         ) from error
-    return Lane(connection)
+    return Lane(connection, allocate=allocate)
 
 
 class Lane:
@@ -99,12 +101,12 @@ class Lane:
     ``most``: bytes of a vector that is received, None for any number.
     """
 
-    def __init__(self, connection: socket.socket, most: int | None = None):
+    def __init__(self, connection: socket.socket, most: int | None = None, allocate: Callable | None = None):
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connection, self.most = connection, most
-        self.blocks: dict[Hole, Blocks] = defaultdict(Blocks)
+        self.blocks: dict[Hole, Blocks] = defaultdict(partial(Blocks, allocate))
         self.outgoing: queue.SimpleQueue[list[Tensor] | None] = queue.SimpleQueue()
         self.sender: threading.Thread | None = None
 

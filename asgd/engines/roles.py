@@ -179,6 +179,7 @@ def compare(server: dict, own: dict) -> str:
 def work(job: Job, rank: int, folder: Path) -> None:
     """A worker's life. Unless it writes into the server's own folder, the server gets its files while they grow."""
     torch.set_num_threads(job.threads)
+    processes.keep_memory()
     service, name = WorkerService(), f"worker{rank}"
     store, place, interface = enlist(job, name, rank)
     held = 2 if job.overlap else 1

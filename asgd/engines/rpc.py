@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from socket import socket
 
 import torch.distributed as dist
@@ -172,15 +173,15 @@ class RpcExchange:
 
     def attach(self, task: Task) -> None:
         """Parameters and gradients of this task are what will be exchanged."""
-        self.outbox = shared.connect(self.payload, task.params, self.offer)
-        task.outbox = self.outbox
+        self.views = shared.Views(partial(task.pin, writable=False))
+        self.outbox = task.outbox = task.pin(shared.connect(self.payload, task.params, self.offer))
         if self.outbox is None:
-            self.open_lane(task.params.nbytes)
+            self.open_lane(task.params.nbytes, task.allocate)
 
-    def open_lane(self, nbytes: int) -> None:
-        """A connection for vectors, where the parameters are so many bytes that it pays."""
+    def open_lane(self, nbytes: int, allocate: Callable[[Tensor], Tensor] | None = None) -> None:
+        """A connection for vectors, where the parameters are so many bytes that it pays; received in ``allocate``'s."""
         if nbytes >= lanes.LARGE:
-            self.lane = lanes.connect(result(call(self.node, "open_door", self.rank)))
+            self.lane = lanes.connect(result(call(self.node, "open_door", self.rank)), allocate)
             result(call(self.node, "let_in", self.rank))
 
     def offer(self, place: shared.Place) -> bool:

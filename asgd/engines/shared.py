@@ -103,14 +103,15 @@ class Shelf:
 
 
 class Views:
-    """A worker's sight of the server's versions; each block is looked for once."""
+    """A worker's sight of the server's versions; each block is looked for once, and then made ``ready`` to be read."""
 
-    def __init__(self):
+    def __init__(self, ready: Callable[[Tensor], Tensor] = lambda vector: vector):
         self.found: dict[Place, Tensor] = {}
+        self.ready = ready
 
     def of(self, place: Place) -> Tensor | None:
         if place not in self.found and (vector := find(place)) is not None:
-            self.found[place] = vector
+            self.found[place] = self.ready(vector)
         return self.found.get(place)
 
 

@@ -11,7 +11,7 @@ Killed, half-finished and running runs are read as far as they have come. See do
 """
 
 from asgd.results.curves import AXES, curves, interval, mean, reached
-from asgd.results.folders import load, parameters, summary
+from asgd.results.folders import load, overlaps, parameters, summary
 from asgd.results.jobs import jobs, start, start_of
 from asgd.results.tables import evaluation, metrics, system_stats, updates
 from asgd.results.variation import varied
@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "mean",
     "metrics",
+    "overlaps",
     "parameters",
     "reached",
     "start",

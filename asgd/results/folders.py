@@ -28,6 +28,14 @@ def parameters(folder: Place) -> dict:
     return json.loads((Path(folder) / "parameters.json").read_text())
 
 
+def overlaps(folder: Place) -> bool:
+    """Whether the run's workers computed while their updates travelled; ``jobs`` wants to know."""
+    try:
+        return parameters(folder)["config"].get("worker", {}).get("overlap", False)  # older runs have no such option
+    except FileNotFoundError:  # tables alone
+        return False
+
+
 def load(*places: Place | Iterable[Place], track: Callable[[list], Iterable] = iter) -> pd.DataFrame:
     """One row per run found in or below the ``places``: folders, patterns such as ``outputs/*/3``, or lists of them.
 

@@ -33,13 +33,19 @@ def start_of(events: pd.DataFrame) -> float:
     return before.time_s[before.event == "join"].max()
 
 
-def jobs(events: pd.DataFrame) -> pd.DataFrame:
+def jobs(events: pd.DataFrame, overlap: bool = False) -> pd.DataFrame:
     """The rounds of all workers, one row for each push, in the order of arrival; ``events`` is a table of ``updates``.
 
     Columns ``worker``, ``round`` and ``version`` (what was computed on), and in seconds ``asked`` (by its join or push
     before), ``began`` (it was given that model) and ``ended``: it waits between the first two, and computes and sends
     between the last two. ``asked_at``, ``began_at`` and ``ended_at`` are the numbers of those events' rows;
-    ``dropped``: it worked on an older model before it ``began``, which was cancelled.
+    ``dropped``: it worked on an older model before it ``began``, which was cancelled. ``source_at`` and ``given_at``
+    are the rows of the join or push that the model was the answer to, and with which it was given: those of ``asked``
+    and ``began``.
+
+    Not so with ``overlap`` (``worker.overlap``), where a model answers the push before the last one and is there when a
+    worker begins, which it does as soon as it has sent its last update: so it ``began`` when it ``asked``, and what it
+    waits for an answer before it sends is not told from computing.
 
     Whoever asks goes on at once, or there is one more that waits after that row: for its model, which comes with the
     first row of that version, or, where that is an old one, at the latest with the first row after which nobody waits.
@@ -50,12 +56,19 @@ def jobs(events: pd.DataFrame) -> pd.DataFrame:
     pushes = asks[(asks.event == "push") & before.notna()]
     asked, ended = before[pushes.index].to_numpy(dtype=int), pushes.index.to_numpy()
     version = (rows.version.shift(fill_value=0)[ended] - pushes.staleness).to_numpy(dtype=int)
-    began, dropped = given(rows, asked, ended, version)
-    numbers = {"asked_at": asked, "began_at": began, "ended_at": ended, "dropped": dropped}
+    source = answered(asks)[pushes.index].to_numpy(dtype=int) if overlap else asked
+    gave, dropped = given(rows, source, ended, version)
+    numbers = {"asked_at": asked, "began_at": np.maximum(asked, gave), "ended_at": ended, "dropped": dropped}
     times = {name: rows.time_s.to_numpy()[numbers[f"{name}_at"]] for name in ("asked", "began", "ended")}
-    return pd.DataFrame(
-        {"worker": pushes.worker.to_numpy(), "round": pushes["round"].to_numpy(), "version": version} | times | numbers
-    )
+    who = {"worker": pushes.worker.to_numpy(), "round": pushes["round"].to_numpy(), "version": version}
+    return pd.DataFrame(who | times | numbers | {"source_at": source, "given_at": gave})
+
+
+def answered(asks: pd.DataFrame) -> pd.Series:
+    """With overlap: the join or push whose answer each was computed on, two before in its life, or the life's join."""
+    life = asks.event.eq("join").groupby(asks.worker).cumsum()
+    at = asks.assign(at=asks.index, life=life).groupby(["worker", "life"])["at"]
+    return at.shift(2).fillna(at.transform("first"))
 
 
 def given(rows: pd.DataFrame, asked: np.ndarray, ended: np.ndarray, version: np.ndarray) -> tuple:

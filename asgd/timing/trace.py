@@ -27,14 +27,14 @@ class Trace(Delay):
             raise ValueError(f"timing.compute.steps={steps}: batches in each recorded round, 1 or more")
         self.folder = folder
         try:
-            events = results.updates(folder)
+            events, overlap = results.updates(folder), results.overlaps(folder)
         except FileNotFoundError as error:
             raise ValueError(
                 f"timing.compute.folder={folder}: no recorded run ({error.filename} is missing)"
             ) from error
         if (events.event == "cancel").any():
             raise ValueError(f"timing.compute.folder={folder}: workers dropped work there; give a run without")
-        self.jobs = durations(events, steps)
+        self.jobs = durations(events, steps, overlap)
 
     def of(self, worker: int) -> list[float]:
         if worker not in self.jobs:
@@ -51,8 +51,8 @@ class Trace(Delay):
         return chain(self.of(worker)[start:], repeat(inf))
 
 
-def durations(events: pd.DataFrame, steps: int) -> dict[int, list[float]]:
+def durations(events: pd.DataFrame, steps: int, overlap: bool = False) -> dict[int, list[float]]:
     """worker -> seconds per step of each of its jobs, in order; ``events`` are the rows of ``updates.csv``."""
-    table = results.jobs(events)
+    table = results.jobs(events, overlap)
     seconds = table.assign(seconds=(table.ended - table.began) / steps).groupby("worker").seconds.agg(list).to_dict()
     return {int(worker): seconds.get(worker, []) for worker in events.worker.dropna().unique()}

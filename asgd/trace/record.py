@@ -18,14 +18,16 @@ from asgd.watch.tails import Tail
 class Job(NamedTuple):
     """What a worker did from a model to its push. Numbers are indices of events; ``row`` is that of the push.
 
-    The worker ``asked`` with one event and was ``given`` the model of ``version`` with another or the same;
-    ``dropped``: in between it worked on an older one, which was cancelled.
+    The model of ``version`` was ``given`` with one event in answer to another, the ``source``, or to the same. The
+    worker ``asked`` with its last event before the push: the source, but for workers that overlap. ``dropped``: in
+    between it worked on an older model, which was cancelled.
     """
 
     row: tuple
     index: int
     version: int
     asked: int
+    source: int
     given: int
     dropped: bool
 
@@ -41,8 +43,10 @@ class Record:
         self.config, self.model_bytes = parameters["config"], parameters["bytes_per_update"]
         tables = {path.parent.name: path for path in sorted(folder.glob("stats/worker*/training_metrics.csv"))}
         self.rounds = {int(name.removeprefix("worker")): list(Tail(path).rows()) for name, path in tables.items()}
-        self.jobs = jobs_of(self.events)
-        self.next = following(self.jobs)
+        self.overlap = results.overlaps(folder)
+        self.jobs = jobs_of(self.events, self.overlap)
+        self.next = {job.source: job for job in self.jobs}  # by the event whose answer it was computed on
+        self.later = {job.asked: job for job in self.jobs}  # by the worker's event before its push
         self.shifts = shifts(self)
 
     @property
@@ -64,21 +68,11 @@ class Record:
         return self.events[index].time_s + (getattr(self.events[index], "apply_s", None) or 0.0)
 
 
-def jobs_of(events: list[tuple]) -> list[Job]:
+def jobs_of(events: list[tuple], overlap: bool) -> list[Job]:
     """Every push of a worker that had asked, in the order of arrival."""
-    table = results.jobs(pd.DataFrame(events))
-    columns = table[["ended_at", "version", "asked_at", "began_at", "dropped"]]
+    table = results.jobs(pd.DataFrame(events), overlap)
+    columns = table[["ended_at", "version", "asked_at", "source_at", "given_at", "dropped"]]
     return [Job(events[at], at, *others) for at, *others in columns.itertuples(index=False, name=None)]
-
-
-def following(jobs: list[Job]) -> dict[int, Job]:
-    """The index of a job's push: the same worker's next job."""
-    last, after = {}, {}
-    for job in jobs:
-        if job.row.worker in last:
-            after[last[job.row.worker]] = job
-        last[job.row.worker] = job.index
-    return after
 
 
 def row_data(row: tuple) -> float:
@@ -99,7 +93,8 @@ def shifts(record: Record) -> dict[int, float]:
     for job in record.jobs:
         if row := record.round(job):
             worker, computed = job.row.worker, row.time_s - exchanged(row)
-            least[worker] = max(least[worker], record.end_of(job.index) - row.time_s)
+            replied = job.asked if record.overlap else job.index  # with overlap, to the update before
+            least[worker] = max(least[worker], record.end_of(replied) - row.time_s)
             most[worker] = min(most[worker], job.row.time_s - computed)
     return {worker: nearest_zero(least[worker], most[worker]) for worker in record.rounds}
 

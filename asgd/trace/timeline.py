@@ -45,7 +45,7 @@ def timeline(record: Record, start: float = -inf, stop: float = inf) -> tuple[li
         if job.row.time_s < start or record.events[job.asked].time_s > stop:
             continue
         row = record.round(job)
-        own = derived(record, job, *way) if row is None else measured(record, job, row)
+        own = derived(record, job, way) if row is None else measured(record, job, row)
         slices += own
         arrows += arrows_of(job, own, served)
     return slices, arrows
@@ -82,71 +82,132 @@ def facts(row: tuple) -> dict:
 
 def measured(record: Record, job: Job, row: tuple) -> list[Slice]:
     """A round as the worker has recorded it: it waits for data, computes, and waits while the server has its turn."""
-    ended = row.time_s + record.shifts[job.row.worker]
-    data, computed = row_data(row), ended - exchanged(row)
+    computed, ended = moments(record, job, row)
     begin = computed - row.compute_s
-    arrived = within(job.row.time_s, computed, ended)
-    answered = within(answer(record, job), arrived, ended)
-    worker, marks = job.row.worker, {"version": job.version, "round": job.row.round}
+    rest = meanwhile if record.overlap else thereafter
     return [
-        Slice(worker, COMPUTING, "data", begin - data, begin, {}),
-        Slice(worker, COMPUTING, "compute", begin, computed, marks | {"loss": row.loss}),
-        Slice(worker, EXCHANGING, "push", computed, arrived, marks),
-        Slice(worker, EXCHANGING, "wait", arrived, answered, {}),
-        Slice(worker, EXCHANGING, "pull", answered, ended, {}),
+        Slice(job.row.worker, COMPUTING, "data", begin - row_data(row), begin, {}),
+        Slice(job.row.worker, COMPUTING, "compute", begin, computed, marks(job) | {"loss": row.loss}),
+        *rest(record, job, computed, ended),
     ]
 
 
+def moments(record: Record, job: Job, row: tuple) -> tuple[float, float]:
+    """When a job was computed, and when the worker went on."""
+    ended = row.time_s + record.shifts[job.row.worker]
+    return ended - exchanged(row), ended
+
+
+def thereafter(record: Record, job: Job, computed: float, ended: float) -> list[Slice]:
+    """The update travels, and the worker waits for the answer."""
+    arrived = within(job.row.time_s, computed, ended)
+    gave = within(answer(record, job), arrived, ended)
+    return [
+        Slice(job.row.worker, EXCHANGING, "push", computed, arrived, marks(job)),
+        Slice(job.row.worker, EXCHANGING, "wait", arrived, gave, {}),
+        Slice(job.row.worker, EXCHANGING, "pull", gave, ended, {}),
+    ]
+
+
+def meanwhile(record: Record, job: Job, computed: float, ended: float) -> list[Slice]:
+    """With overlap: the worker waits for the answer to its last update; then this one travels while it computes on.
+
+    When the answer to this one came is on record only if the worker waited for it.
+    """
+    arrived, after = job.row.time_s, record.later.get(job.index)
+    sent = min(ended, arrived)  # the server may be faster than the worker's look at the clock
+    slices = [
+        Slice(job.row.worker, COMPUTING, "wait", computed, sent, {}),
+        Slice(job.row.worker, EXCHANGING, "push", sent, arrived, marks(job)),
+    ]
+    if after and (row := record.round(after)):
+        ready, came = moments(record, after, row)
+        came = max(min(came, after.row.time_s), arrived)
+        gave = within(answer(record, job), arrived, came)
+        slices.append(Slice(job.row.worker, EXCHANGING, "wait", arrived, gave, {}))
+        if gave > ready:
+            slices.append(Slice(job.row.worker, EXCHANGING, "pull", gave, came, {}))
+    return slices
+
+
+def marks(job: Job) -> dict:
+    return {"version": job.version, "round": job.row.round}
+
+
 def answer(record: Record, job: Job) -> float:
-    """When the server answered the job's push: with the model of the worker's next job; at the end, with none."""
+    """When the server answered the job's push: with the model of a later job; at the end, with none."""
     after = record.next.get(job.index)
     if after is None:
         return record.events[-1].time_s
     return record.end_of(after.asked if after.dropped else after.given)
 
 
+class Way(NamedTuple):
+    """Virtual seconds of a job, as the engine has drawn them: of the answer before it, of its update, of computing."""
+
+    down: float = 0.0
+    up: float = 0.0
+    compute: float = inf  # where the rest of the time is meant
+    before: float = 0.0  # ``up`` of the worker's last update
+
+
 class Ways:
-    """Virtual seconds that the messages of each job are on their way, as the engine has drawn them."""
+    """The ways of all jobs, which are asked for in the order of arrival."""
 
     def __init__(self, record: Record):
-        self.record, self.draws = record, {}
+        self.record, self.draws, self.last = record, {}, {}
 
-    def of(self, job: Job) -> tuple[float, float]:
-        """(down, up). A job that was dropped before has drawn as well."""
+    def of(self, job: Job) -> Way:
+        """A job that was dropped before has drawn as well."""
         if self.record.timing is None:
-            return 0.0, 0.0
+            return Way()
         for _ in range(job.dropped):
             self._next(job)
-        return self._next(job)
+        way = self.last[job.row.worker] = self._next(job)
+        return way
 
-    def _next(self, job: Job) -> tuple[float, float]:
-        if job.row.worker not in self.draws:
-            self.draws[job.row.worker] = [self._stream(job, *each) for each in self.record.timing.links.items()]
-        down, up = (0.0 if draws is None else next(draws) for draws in self.draws[job.row.worker])
-        return down, up
+    def _next(self, job: Job) -> Way:
+        worker = job.row.worker
+        if worker not in self.draws:
+            links = [self._stream(job, *each) for each in self.record.timing.links.items()]
+            self.draws[worker] = [*links, self.record.timing.compute_draws(worker)]
+        down, up, seconds = (0.0 if draws is None else next(draws) for draws in self.draws[worker])
+        compute = seconds * self._steps(job) if self.record.overlap else inf
+        return Way(down, up, compute, self.last[worker].up if worker in self.last else 0.0)
+
+    def _steps(self, job: Job) -> int:
+        return -(-(job.row.samples or 1) // self.record.config["dataset"]["batch_size"])
 
     def _stream(self, job: Job, name: str, link):
         size = job.row.bytes if name == "uplink" else self.record.model_bytes
         return link.draws(self.record.timing.seed, name, job.row.worker, size)
 
 
-def derived(record: Record, job: Job, down: float, up: float) -> list[Slice]:
+def derived(record: Record, job: Job, way: Way) -> list[Slice]:
     """A round of which the worker has left no record: in virtual time computing lasts as long as no message travels.
 
-    ``down`` and ``up``: seconds that its messages took.
+    With overlap it begins when the last update was sent, and the worker then waits for the answer to that.
     """
-    events, marks = record.events, {"version": job.version, "round": job.row.round}
-    asked, given = (events[index].time_s for index in (job.asked, job.given))
-    pulled = min(given + down, job.row.time_s)
-    sent = max(pulled, job.row.time_s - up)
+    asked, given = record.events[job.asked], answered(record, job)
+    pulled = min(given + way.down, job.row.time_s)
+    sent = max(pulled, job.row.time_s - way.up)
+    begin = min(asked.time_s - way.before, sent) if record.overlap and asked.event == "push" else pulled
+    computed = within(begin + way.compute, begin, sent)
     held = (COMPUTING, "dropped") if job.dropped else (EXCHANGING, "wait")
     parts = [
-        (*held, asked, given, {}),
+        (*held, asked.time_s, given, {}),
         (EXCHANGING, "pull", given, pulled, {}),
-        (COMPUTING, "compute" if record.virtual else "round", pulled, sent, marks | {"loss": job.row.loss}),
-        (EXCHANGING, "push", sent, job.row.time_s, marks),
+        (COMPUTING, "compute" if record.virtual else "round", begin, computed, marks(job) | {"loss": job.row.loss}),
+        (COMPUTING, "wait", computed, sent, {}),
+        (EXCHANGING, "push", sent, job.row.time_s, marks(job)),
     ]
     return [Slice(job.row.worker, *part) for part in parts if part[3] > part[2] or "loss" in part[4]]
+
+
+def answered(record: Record, job: Job) -> float:
+    """When the worker was given a model for its last event before the push; at once, where nobody computed on it."""
+    on_it = record.next.get(job.asked)
+    return record.events[job.asked if on_it is None else on_it.given].time_s
 
 
 # Versions and updates on their way

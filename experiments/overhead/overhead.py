@@ -1,6 +1,8 @@
 """What asynchrony costs: a parameter server with two workers against two plain loops that exchange nothing.
 
 Both run for ``--seconds`` on the same model, data and batch size, with one thread each, in turn, ``--trials`` times.
+Loops and workers take the options ``device`` and ``compute`` alike; where the workers share one GPU, ``--loops 1``
+compares them with the one process that would have it otherwise.
 """
 
 import argparse
@@ -31,7 +33,7 @@ def plain_loop(options: list[str], rank: int, workers: int, seconds: float, star
     """Forward, backward and step of ``torch.optim.SGD`` on the same batches; nothing else."""
     torch.set_num_threads(1)
     job = build(options)
-    task = job.task("cpu")
+    task = job.task()
     module, loss, batches = task.module, job.dataset.loss, job.dataset.batches(rank, workers)
     optimizer = torch.optim.SGD(module.parameters(), lr=job.config["optimizer"]["lr"])
     start.wait()
@@ -39,7 +41,7 @@ def plain_loop(options: list[str], rank: int, workers: int, seconds: float, star
     while time.monotonic() < end:
         batch = next(batches)
         optimizer.zero_grad()
-        value = loss(module(batch.inputs), batch.targets)
+        value = loss(task.compute.outputs(module, task.placed(batch.inputs)), task.placed(batch.targets))
         value.backward()
         optimizer.step()
         value.item()
@@ -82,11 +84,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--loops", type=int, help="plain loops side by side; as many as workers where it is not given")
     parser.add_argument("options", nargs="*", help="options of asgd.run, e.g. evaluate.every=0 dataset.batch_size=64")
     words = parser.parse_args()
     ratios = []
     for trial in range(words.trials):
-        loops = plain(words.options, words.workers, words.seconds)
+        loops = plain(words.options, words.loops or words.workers, words.seconds)
         run = asynchronous(words.options, words.workers, words.seconds)
         ratios.append(run / loops)
         print(f"trial {trial}: plain {loops:.0f} samples/s, asynchronous {run:.0f}, ratio {ratios[-1]:.3f}", flush=True)
