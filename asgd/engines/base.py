@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 speaker: ContextVar[str | None] = ContextVar("speaker", default=None)  # the node that logs, where one process has many
 
 
+now = time.perf_counter  # for durations: the clock of a run goes back where its server does
+
+
 class Clock:
     """Seconds since the start of the run; ``offset`` continues an earlier clock."""
 
@@ -73,9 +76,9 @@ class TimedBatches:
     def __next__(self) -> Batch:
         if self.stop.is_set():
             raise Stopped
-        start = time.perf_counter()
+        start = now()
         batch = next(self.batches)
-        self.waited += time.perf_counter() - start
+        self.waited += now() - start
         return batch
 
     def pause(self, seconds: float) -> None:
@@ -115,13 +118,13 @@ def work(
     reply = exchange.join(worker.rank, worker.session)
     while reply.model is not None:
         batches.extend(reply.leases)
-        start, waited, seconds = clock(), batches.waited, next(extra)
+        start, waited, seconds = now(), batches.waited, next(extra)
         update = worker.compute(reply.model, batches)
         batches.pause(seconds)
-        computed, data = clock(), batches.waited - waited
-        reply, ended = exchange.push(update), clock()
+        computed, data = now(), batches.waited - waited
+        reply, ended = exchange.push(update), now()
         accuracy = None if update.correct is None else update.correct / update.samples
-        place = (ended, worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
+        place = (clock(), worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
         metrics.row(*place, computed - start - data, ended - computed + data, update.samples, data)
 
 

@@ -1,8 +1,11 @@
 """A worker's way to the server of a star."""
 
 import logging
+import secrets
 import time
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -74,20 +77,18 @@ class Kept:
 
 
 class StarExchange:
-    """``payload``: see ``asgd.engines.shared``. ``held``: how many of its last models the worker may still read.
+    """``payload``: see ``asgd.engines.shared``. ``held``: how many of its last models the worker may still read."""
 
-    ``kept``: where updates are kept until they are durable, or None.
-    """
-
-    def __init__(self, line: Line, rank: int, payload: str, held: int, kept: Kept | None):
-        self.line, self.rank, self.payload, self.held, self.kept = line, rank, payload, held, kept
-        self.outbox: Tensor | None = None
-        self.views = shared.Views()
+    def __init__(self, line: Line, rank: int, payload: str, held: int):
+        self.line, self.rank, self.payload, self.held = line, rank, payload, held
+        self.outbox, self.place = None, None
 
     def attach(self, task: Task) -> None:
-        self.outbox = task.outbox = shared.connect(self.payload, task.params, self._offer)
+        self.views = shared.Views(partial(task.pin, writable=False))
+        self.outbox = task.outbox = task.pin(shared.connect(self.payload, task.params, self._offer))
 
     def _offer(self, place: shared.Place) -> bool:
+        self.place = place
         answer, _ = self.line.call(Share(contents.described(place), self.held))
         there = answer.place and contents.place(answer.place)
         if there is None or self.views.of(there) is not None:
@@ -96,17 +97,9 @@ class StarExchange:
         return False
 
     def join(self, worker: int, session: int) -> Reply:
-        """Also sends the kept updates, as computed on what the server has now: what they were computed on is undone."""
-        reply = self._reply(*self.line.call(Join(session)))
-        for update in list(self.kept.updates) if self.kept else ():
-            if reply.model is None:
-                break
-            reply = self.push(update._replace(session=session, version=reply.model.version))
-        return reply
+        return self._reply(*self.line.call(Join(session)))
 
     def push(self, update: Update) -> Reply:
-        if self.kept:
-            self.kept.add(update)
         in_outbox = self.outbox is not None and isinstance(update.payload, Tensor)
         if in_outbox:
             shared.carry(update.payload, self.outbox)
@@ -114,11 +107,56 @@ class StarExchange:
         return self._reply(*self.line.call(body, *vectors))
 
     def _reply(self, given: contents.Given, memories: list[memoryview]) -> Reply:
-        if self.kept:
-            self.kept.durable(given.durable)
         reply = contents.reply(self.rank, given, memories)
         if reply.model and isinstance(reply.model.params, shared.Place):
             if (params := self.views.of(reply.model.params)) is None:
                 raise Anew("the server's memory cannot be seen any more")
             reply = reply._replace(model=reply.model._replace(params=params))
         return reply
+
+
+class DurableExchange(StarExchange):
+    """Keeps updates until no crash of the server can undo them, and sends again what one has undone.
+
+    ``renew`` begins a new session and tells the round at which the worker is to go on, which is the next one unless
+    updates were lost.
+    """
+
+    def __init__(self, *arguments, kept: Kept, renew: Callable[[], int]):
+        super().__init__(*arguments)
+        self.kept, self.renew = kept, renew
+        self.session, self.version = 0, 0  # of the present life of the server; and the last version it gave
+
+    def join(self, worker: int, session: int) -> Reply:
+        """The kept updates go as computed on what the server has now, since what they were computed on is undone."""
+        self.session = session
+        reply = super().join(worker, session)
+        for update in list(self.kept.updates):
+            if reply.model is None:
+                break
+            reply = super().push(update._replace(session=session, version=reply.model.version))
+        return reply
+
+    def push(self, update: Update) -> Reply:
+        self.kept.add(update)
+        try:
+            return super().push(update._replace(session=self.session, version=min(update.version, self.version)))
+        except Anew as error:
+            log.warning("%s; sending again what is not durable, %d updates", error, len(self.kept.updates))
+            return self._recovered(update)
+
+    def _recovered(self, update: Update) -> Reply:
+        """The answer to ``update`` in another session. Anew where computing cannot just go on."""
+        while self.renew() == update.round + 1:
+            try:
+                if self.outbox is None or self._offer(self.place):
+                    return self.join(self.rank, secrets.randbits(62))
+                break
+            except Anew:
+                continue  # the server has died again
+        raise Anew("updates were lost, or the server is out of sight")
+
+    def _reply(self, given: contents.Given, memories: list[memoryview]) -> Reply:
+        self.kept.durable(given.durable)
+        self.version = self.version if given.version is None else given.version
+        return super()._reply(given, memories)

@@ -19,7 +19,7 @@ from asgd.engines.roles import GOODBYE_SECONDS, HURRY_SECONDS, compare, is_folde
 from asgd.engines.shipping import Shipper
 from asgd.engines.star.caller import MOST, Anew, Caller, Lost
 from asgd.engines.star.contents import Goodbye, Ship, Welcome
-from asgd.engines.star.exchange import Kept, Line, StarExchange
+from asgd.engines.star.exchange import DurableExchange, Kept, Line, StarExchange
 from asgd.engines.star.hosting import StarHost
 from asgd.engines.star.post import Post
 from asgd.engines.star.service import Service
@@ -31,24 +31,30 @@ log = logging.getLogger(__name__)
 
 def serve(job: Job, folder: Path, listener: socket, control: Connection | None = None) -> None:
     """The parameter server's life. ``control`` brings the ends of nodes that died."""
-    engine = job.engine
-    torch.set_num_threads(engine.server_threads(job))
+    torch.set_num_threads(job.engine.server_threads(job))
     evaluator = Evaluator(job)
     evaluator.came.set()  # no node will come; a process of its own judges
     host = StarHost(job, folder, evaluator)
-    post = Post(listener, engine.lease, CHUNK + MOST, engine.ring(keys.SERVER))
-    service = Service(host, post)
+    service = Service(host, Post(listener, job.engine.lease, CHUNK + MOST, job.engine.ring(keys.SERVER)))
     if control:
         threading.Thread(target=listen_to, args=(control, service), name="control", daemon=True).start()
-    with processes.catching(host.interrupted.set):
-        host.wait(engine.join_timeout)
-        seconds = host.server.training_seconds(host.clock())
-        service.dismiss(HURRY_SECONDS if host.server.ended == "interrupted" else GOODBYE_SECONDS)
-        host.finish(seconds)
-        evaluator.close()
+    try:
+        with processes.catching(host.interrupted.set):
+            host.wait(job.engine.join_timeout)
+            conclude(host, service)
+    finally:
         service.close()
+        evaluator.close()
+        host.close()
     if host.hub.error:
         raise host.hub.error
+
+
+def conclude(host: StarHost, service: Service) -> None:
+    """The run is over: the workers' goodbyes, the last evaluation and checkpoint, the summary."""
+    seconds = host.server.training_seconds(host.clock())
+    service.dismiss(HURRY_SECONDS if host.server.ended == "interrupted" else GOODBYE_SECONDS)
+    host.finish(seconds)
 
 
 def listen_to(control: Connection, service: Service) -> None:
@@ -60,6 +66,7 @@ def listen_to(control: Connection, service: Service) -> None:
 def work(job: Job, rank: int | None, folder: Path) -> None:
     """A worker's life, in which it may have to begin anew: a session that the server does not know any more is over."""
     torch.set_num_threads(job.threads)
+    processes.keep_memory()
     engine, stop = job.engine, threading.Event()
     caller = Caller(engine.address, engine.join_timeout, stop, engine.ring(keys.WORKER))
     try:
@@ -110,18 +117,22 @@ class Worker:
 
     def finished(self) -> bool:
         """Work until the run is over, or (false) until a new session is needed."""
-        engine, held = self.job.engine, 2 if self.job.overlap else 1
-        exchange = StarExchange(self.line, self.rank, engine.payload, held, self.kept)
         try:
-            run_worker(self.job, self.node, self.rank, self.round, exchange, self.clock, self.stop)
+            run_worker(self.job, self.node, self.rank, self.round, self.exchange(), self.clock, self.stop)
         except Anew as error:
             log.warning("%s; beginning a new one", error)
             return self.stop.is_set()
         return True
 
-    def begin_anew(self) -> None:
+    def exchange(self) -> StarExchange:
+        options = self.line, self.rank, self.job.engine.payload, 2 if self.job.overlap else 1
+        return DurableExchange(*options, kept=self.kept, renew=self.begin_anew) if self.kept else StarExchange(*options)
+
+    def begin_anew(self) -> int:
+        """A new session, and the round at which it goes on."""
         self.line.caller.begin()
         self.welcomed(self.line.hello(self.rank, self.job.engine.join_timeout))
+        return self.round
 
     def ship(self, name: str, at: int, data: bytes) -> None:
         """A file that was not there when this process came continues what the server has of an earlier one."""
