@@ -1,7 +1,6 @@
 """The product's own path: server, hub and mail on one side, a worker's exchange on the other, over its RPC."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
@@ -46,12 +45,24 @@ def serve(meter: Meter, shards: int | None = None) -> None:
     check(server.version, [server.parameters.vector.detach()], "server")
 
 
+class Held:
+    """What an exchange needs of a task on the CPU."""
+
+    allocate = None
+
+    def __init__(self, params: Tensor):
+        self.params, self.outbox = params, None
+
+    def pin(self, vector: Tensor | None, writable: bool = True) -> Tensor | None:
+        return vector
+
+
 class Exchanging:
     """A worker that has its gradient at once: in its slot from the start, or in memory of its own."""
 
     def __init__(self, meter: Meter, exchange: Exchange):
         self.rank, self.exchange, self.round = meter.rank, exchange, 0
-        self.task = SimpleNamespace(params=torch.zeros(meter.load.size), outbox=None)
+        self.task = Held(torch.zeros(meter.load.size))
         self.exchange.attach(self.task)
         self.gradient = torch.full_like(self.task.params, GRADIENT)
         self.reply: Reply = self.exchange.join(self.rank, SESSION)

@@ -4,7 +4,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import NamedTuple
 
-from asgd.bench import floor, gloo, ours, ray_actors, servers, tutorial
+from asgd.bench import floor, gloo, ours, ray_actors, servers, star, tutorial
 from asgd.bench.trial import Main
 
 
@@ -47,6 +47,11 @@ WAYS = {
         "ours, gradient copied into it",
         ours.serve, partial(ours.work, payload="shared", in_slot=False),
     ),
+    "zmq": Way(
+        "ours over zmq, in its slot",
+        star.serve, partial(star.work, payload="shared", in_slot=True),
+    ),
+    "zmq_wire": Way("ours over zmq, by wire", star.serve, partial(star.work, payload="wire", in_slot=False)),
     "wire": Way("ours, by wire", ours.serve, partial(ours.work, payload="wire", in_slot=False)),
     "tutorial": Way("torch RPC, tutorial", tutorial.serve, tutorial.work),
     "sockets": Way(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from asgd import checkpoints
 from asgd.engines.tape import Tape
 from asgd.messages import Event
 from asgd.records import write_json
@@ -45,7 +46,7 @@ class Comparison:
     def recorded(self, version: int) -> torch.Tensor | None:
         """[P] of the source's checkpoint; None if it cannot be read."""
         try:
-            state = torch.load(self.checkpoints[version], weights_only=True)
+            state = checkpoints.read(self.checkpoints[version])
             return state["server"]["parameters"]["params"]
         except Exception as error:  # torn, or foreign
             log.warning("%s cannot be read (%s)", self.checkpoints[version], str(error).partition("\n")[0])

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import msgspec
 
-CHUNK = 1 << 20  # bytes of a vector in one message, so that nothing else waits long behind it
+CHUNK = 1 << 22  # bytes of a vector in one message, so that nothing else waits long behind it
 REMEMBERED = 4096  # sessions that have ended, whose late calls must not open them anew
 BODY = 1 << 18  # bytes, at most, of what is not a vector
 

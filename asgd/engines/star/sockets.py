@@ -15,7 +15,7 @@ from asgd.parameters import Blocks
 PING, SILENCE = 1000, 4000  # ms: a connection on which nothing comes for that long is cut
 FIRST_WORDS = 5000  # ms for a stranger to say who it is
 AGAIN, AGAIN_AT_MOST, TO_CONNECT = 100, 500, 1000  # ms: when a connection is tried anew
-WAITING = 64  # messages, at most of one worker, that wait to be read; each is a piece of a vector or less
+WAITING = 16  # messages, at most of one worker, that wait to be read; each is a piece of a vector or less
 
 now = time.monotonic
 
