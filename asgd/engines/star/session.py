@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 
 CHUNK = 1 << 22  # bytes of a vector in one message, so that nothing else waits long behind it
+REASON = 1000  # letters, at most, of why a call is refused
 REMEMBERED = 4096  # sessions that have ended, whose late calls must not open them anew
 BODY = 1 << 18  # bytes, at most, of what is not a vector
 
@@ -87,7 +88,7 @@ class Refusal(ValueError):
     """A call that no correct client makes, or that cannot be granted; nothing was changed."""
 
 
-def messages(head: Call | Answer, vectors: Iterable[memoryview]) -> Iterator[Out]:
+def messages(head: Call | Answer | Refused, vectors: Iterable[memoryview]) -> Iterator[Out]:
     """A call or an answer, and its vectors piece by piece."""
     yield head, None
     for number, vector in enumerate(vectors):
@@ -199,7 +200,7 @@ class Seat:
         self.peer, self.heard = peer, now
         self.coming: tuple[Call, Incoming] | None = None
         self.received = self.answered = 0
-        self.answer: tuple[Answer, list[memoryview]] | None = None
+        self.answer: tuple[Answer | Refused, list[memoryview]] | None = None
 
 
 class Acts(Protocol):
@@ -235,11 +236,16 @@ class Desk:
         try:
             self._receive(seat, message, piece)
         except Refusal as refusal:
-            seat.coming = None
-            self.send(peer, Refused(message.session, message.serial, str(refusal)), None)
-            if not seat.received:
-                self.close(message.session)
+            self._refuse(seat, message, str(refusal))
         return None
+
+    def _refuse(self, seat: Seat, call: Call, reason: str) -> None:
+        """That is the answer to a call. One that begins with such a call is no session."""
+        seat.coming, seat.received, seat.answered = None, call.serial, call.serial
+        seat.answer = Refused(call.session, call.serial, reason[:REASON]), []
+        self._send_answer(seat)
+        if call.serial == 1:
+            self.close(call.session)
 
     def _unknown(self, peer: object, message: Message) -> None:
         """Nothing is known of the session. If only its first call was lost, that will come again."""
@@ -273,15 +279,19 @@ class Desk:
         """The next call is taken up, and the last one answered again. What came before changes nothing."""
         if call.serial == seat.received:
             return self._send_answer(seat)
-        if call.serial > seat.received + 1:
-            raise Refusal(f"call {call.serial} came before call {seat.received + 1}")
         if call.serial < seat.received:
             return None
-        if seat.answered < seat.received:
-            raise Refusal(f"busy: call {seat.received} is not answered yet")
+        if call.serial > seat.received + 1 or seat.answered < seat.received:
+            return self._other(seat, call)
         rooms = self.acts.room(call.session, call.serial == 1, call.body, call.sizes)
         seat.coming = call, Incoming(rooms)
         return self._act_if_whole(seat)
+
+    def _other(self, seat: Seat, call: Call) -> None:
+        """A client calls again when it has been answered, and that was not here: another desk must have been there."""
+        self.close(call.session)
+        self._unknown(seat.peer, call)
+        self.acts.gone(call.session, f"call {call.serial} came where call {seat.answered + 1} has no answer yet")
 
     def _act_if_whole(self, seat: Seat) -> None:
         call, incoming = seat.coming
