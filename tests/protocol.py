@@ -102,7 +102,7 @@ class World:
 
     # What the desk asks for
 
-    def room(self, session: int, first: bool, body: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
+    def room(self, session: int, body: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
         if body.startswith(b"call %d " % self.limits.refused):
             raise Refusal("not this one")
         return rooms(sizes)

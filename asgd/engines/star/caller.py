@@ -16,7 +16,7 @@ from zmq.utils.monitor import parse_monitor_message
 from asgd import keys
 from asgd.engines.star import sockets
 from asgd.engines.star.post import read
-from asgd.engines.star.session import CHUNK, Client, Out
+from asgd.engines.star.session import BODY, CHUNK, Client, Out
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,15 @@ class Caller:
 
     def call(self, body: bytes, vectors: Sequence[Tensor] = ()) -> tuple[bytes, list[memoryview]]:
         """The answer's body and vectors. Lost, Anew or CallRefused where there is none."""
+        if len(body) > BODY:
+            raise ValueError(f"a call of {len(body):,} bytes beside its vectors, at most {BODY:,}")
         future = Future()
         with self.turn:
             if self.broken:
                 raise self.broken
             self._tell((future, body, [sockets.memory(vector) for vector in vectors]))
+            if self.broken:  # by now, and nobody may have seen the call
+                raise self.broken
             return future.result()
 
     def begin(self) -> None:
@@ -102,6 +106,7 @@ class Caller:
         try:
             self._run()
         except Exception as error:
+            log.exception("the way to the server is closed; please report it")
             self.broken = error
             if self.future:
                 self._end(error=error)
@@ -130,6 +135,8 @@ class Caller:
             future, body, vectors = told
             if future is None:
                 self.client = self._client()
+                self.outgoing.clear()
+                self.stuck = None
                 continue
             self.future = future
             self._send(self.client.call(body, vectors))

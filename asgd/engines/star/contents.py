@@ -1,6 +1,7 @@
 """What is called: typed bodies, and messages of the core as bodies with vectors. Nothing is unpickled."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 import torch
@@ -9,14 +10,18 @@ from torch import Tensor
 from asgd.codecs.base import Encoded
 from asgd.data.leases import Lease
 from asgd.engines.shared import Place
+from asgd.engines.star.session import VECTORS
 from asgd.messages import Model, Reply, Update
 
 TYPES = {str(dtype): dtype for dtype in (
     torch.float32, torch.float64, torch.bfloat16, torch.float16,
     torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool,
 )}  # fmt: skip
-Kind = tuple[str, int]  # of a vector: its dtype, and how many numbers
-Where = tuple[int, int, bytes, int, str]  # a ``Place``: process, descriptor, token, numbers, dtype
+FILE_BYTES = 1 << 24  # of a file, at most, in a call
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+Name = Annotated[str, msgspec.Meta(max_length=40)]
+Kind = tuple[Name, Count]  # of a vector: its dtype, and how many numbers
+Where = tuple[Count, Count, bytes, Count, Name]  # a ``Place``: process, descriptor, token, numbers, dtype
 
 
 class Body(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=True):
@@ -54,7 +59,7 @@ class Share(Body):
     """Memory that the worker offers, and how many models it may still read (``asgd.engines.shared.Place``)."""
 
     place: Where
-    held: int
+    held: Annotated[int, msgspec.Meta(ge=1, le=2)]
 
 
 class Shared(Body):
@@ -75,13 +80,13 @@ class Push(Body):
     """An update; ``payload``: the kinds of its vectors, None if it lies in the outbox, empty if a codec lost it."""
 
     session: int
-    round: int
-    version: int
+    round: Count
+    version: Count
     loss: float | None
-    correct: int | None
-    samples: int
-    read: tuple[int, int] | None
-    payload: tuple[Kind, ...] | None
+    correct: Count | None
+    samples: Count
+    read: tuple[Count, Count] | None
+    payload: Annotated[tuple[Kind, ...], msgspec.Meta(max_length=VECTORS)] | None
     encoded: bool
     buffers: Kind
 
@@ -106,10 +111,10 @@ class Ship(Body):
     ``base``: where the file begins in the server's copy; None where the worker does not know.
     """
 
-    name: str
-    size: int
-    base: int | None
-    at: int
+    name: Name
+    size: Annotated[int, msgspec.Meta(ge=0, le=FILE_BYTES)]
+    base: Count | None
+    at: Count
 
 
 class Shipped(Body):
@@ -121,7 +126,7 @@ class Shipped(Body):
 class Goodbye(Body):
     """The worker has ended: as it should, or for a ``reason``."""
 
-    skipped: int
+    skipped: Count
     reason: str | None = None
 
 

@@ -13,13 +13,14 @@ from zmq.utils.monitor import parse_monitor_message
 
 from asgd import keys
 from asgd.engines.star import sockets
-from asgd.engines.star.session import DECODER, Acts, Again, Beat, Call, Desk, Message, More
+from asgd.engines.star.session import DECODER, Acts, Again, Beat, Call, Desk, Message, More, Refused
 
 log = logging.getLogger(__name__)
 
 LOOK = 0.25  # seconds between two looks at the leases
 NOTED = 20  # strangers of one kind that are logged one by one
 FROM_CLIENTS = (Call, More, Beat, Again)
+ALIEN = "sent what is no message of ours"
 STRANGE = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "did not say who it is",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "does not speak this protocol",
@@ -30,13 +31,16 @@ STRANGE = {
 class Post:
     """Listens on ``listener`` and gives calls to ``acts``; ``most``: bytes of one message.
 
+    ``waiting``: messages that wait for one client, at most; more are left out, and it asks for them again.
     ``secured``: the server's secret key and the public keys that are let in; None lets in all.
     """
 
-    def __init__(self, listener: socket.socket, lease: float, most: int, secured: keys.Ring | None = None):
+    def __init__(
+        self, listener: socket.socket, lease: float, most: int, secured: keys.Ring | None = None, waiting: int = 0
+    ):
         self.context = zmq.Context()
         self.gate = keys.guard(self.context, secured) if secured else None
-        self.socket = sockets.router(self.context, listener, most, secured)
+        self.socket = sockets.router(self.context, listener, most, waiting, secured)
         self.monitor = self.socket.get_monitor_socket(sum(STRANGE))
         self.wake, self.woken = socket.socketpair()
         self.todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -117,21 +121,24 @@ class Post:
             if (found := read(frames)) and isinstance(found[0], FROM_CLIENTS):
                 self._guarded(self.desk.receive, peer.bytes, *found)
             else:
-                self.note("sends what is no message of ours")
+                self.note(ALIEN)
 
     def _send(self, peer: bytes, message: Message, piece: memoryview | None) -> None:
+        if isinstance(message, Refused):
+            what = "made a call that is refused" if message.reason else "has a session that is not known here"
+            self.note(what, message.reason)
         sockets.send(self.socket, message, piece, peer)
 
     def _note_stranger(self) -> None:
         event = parse_monitor_message(self.monitor.recv_multipart())
         self.note(STRANGE[event["event"]])
 
-    def note(self, what: str) -> None:
+    def note(self, what: str, why: str = "") -> None:
         """Each of the first ones is logged, and then one of a thousand."""
         self.strangers[what] += 1
         count = self.strangers[what]
         if count <= NOTED or count % 1000 == 0:
-            log.warning("a stranger at the server's port %s (%d of this kind)", what, count)
+            log.warning("a stranger at the server's port %s%s (%d of this kind)", what, why and f": {why}", count)
 
 
 def read(frames: list[zmq.Frame]) -> tuple[Message, memoryview | None] | None:

@@ -28,6 +28,8 @@ from asgd.job import Job
 
 log = logging.getLogger(__name__)
 
+ROOM = 64  # messages that may wait for a worker beside the pieces of models
+
 
 def serve(job: Job, folder: Path, listener: socket, control: Connection | None = None) -> None:
     """The parameter server's life. ``control`` brings the ends of nodes that died."""
@@ -35,7 +37,9 @@ def serve(job: Job, folder: Path, listener: socket, control: Connection | None =
     evaluator = Evaluator(job)
     evaluator.came.set()  # no node will come; a process of its own judges
     host = StarHost(job, folder, evaluator)
-    service = Service(host, Post(listener, job.engine.lease, CHUNK + MOST, job.engine.ring(keys.SERVER)))
+    waiting = 2 * (host.server.model_bytes // CHUNK) + ROOM  # an answer that is asked for again, beside the first
+    post = Post(listener, job.engine.lease, CHUNK + MOST, job.engine.ring(keys.SERVER), waiting)
+    service = Service(host, post)
     if control:
         threading.Thread(target=listen_to, args=(control, service), name="control", daemon=True).start()
     try:

@@ -11,7 +11,7 @@ import msgspec
 from torch import Tensor
 from torch.futures import Future
 
-from asgd.engines.mail import MOST, Mail
+from asgd.engines.mail import Mail
 from asgd.engines.shipping import Mirror
 from asgd.engines.star import contents
 from asgd.engines.star.contents import (
@@ -34,7 +34,6 @@ log = logging.getLogger(__name__)
 
 THREADS = 8  # that act on calls; updates are looked at by several while one is applied
 MOST_WORKERS = 100_000
-FILE_BYTES = 1 << 24  # of a file, at most, in a call
 
 
 class Service:
@@ -53,43 +52,48 @@ class Service:
 
     # What the desk asks
 
-    def room(self, session: int, first: bool, body: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
+    def room(self, session: int, body: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
         """Checked before anything is allocated: which calls may come, and vectors of which sizes."""
         try:
             call = contents.decode_call(body)
+            if isinstance(call, Hello) == (session in self.ranks):
+                raise ValueError("a session begins with a hello that is granted, and has one")
             expected = self._sizes(call, session)
         except (msgspec.DecodeError, ValueError) as error:
-            raise Refusal(f"no call that is known here: {error}") from error
-        if isinstance(call, Hello) == (session in self.ranks):
-            raise Refusal("a session begins with a hello that is granted, and has one")
+            raise Refusal(f"no call that is granted here: {error}") from error
         if sizes != expected:
             raise Refusal(f"vectors of {sizes} bytes where the call says {expected}")
+        if isinstance(call, Ship):
+            return [memoryview(bytearray(call.size))]
         return [memory(self.memory.take(size)) for size in sizes]
 
     def _sizes(self, call: Body, session: int) -> tuple[int, ...]:
         if isinstance(call, Ship):
-            if not 0 <= call.size <= FILE_BYTES:
-                raise ValueError(f"{call.size:,} bytes of a file, at most {FILE_BYTES:,}")
             return (call.size,)
         return self._sizes_of_update(call, session) if isinstance(call, Push) else ()
 
     def _sizes_of_update(self, push: Push, session: int) -> tuple[int, ...]:
-        """ValueError where the vectors are not those of this model."""
-        server = self.host.server
-        params, buffers = server.parameters.vector, server.buffers.value
-        if push.buffers != contents.kind(buffers):
-            raise ValueError(f"buffers {push.buffers}, this model has {contents.kind(buffers)}")
+        """ValueError where the vectors are not those of this model, or the figures cannot be."""
+        buffers = contents.kind(self.host.server.buffers.value)
+        if push.buffers != buffers:
+            raise ValueError(f"buffers {push.buffers}, this model has {buffers}")
+        if push.correct is not None and not push.correct <= push.samples > 0:
+            raise ValueError(f"{push.correct} of {push.samples} samples are right")
         if push.payload is None:
-            if self.ranks.get(session) not in self.mail.outboxes:
+            if push.encoded or self.ranks.get(session) not in self.mail.outboxes:
                 raise ValueError("a payload in an outbox that the server does not see")
-            return (contents.size(push.buffers),)
-        whole = (contents.kind(params),)
-        if server.codec is None and (push.encoded or push.payload != whole):
-            raise ValueError(f"payload {push.payload}, this model has {whole}")
-        sizes = [contents.size(each) for each in push.payload]
-        if sum(sizes) > MOST * params.nbytes:
-            raise ValueError(f"a payload of {sum(sizes):,} bytes, at most {MOST * params.nbytes:,}")
-        return (*sizes, contents.size(push.buffers))
+        elif push.payload not in (payloads := self._payloads(push.encoded)):
+            raise ValueError(f"payload {push.payload}, here it is one of {payloads}")
+        return tuple(map(contents.size, (*(push.payload or ()), push.buffers)))
+
+    def _payloads(self, encoded: bool) -> list[tuple[contents.Kind, ...]]:
+        """What the vectors of a payload may be. ValueError where it has to be encoded, or must not be."""
+        codec, whole = self.host.server.codec, (contents.kind(self.host.server.parameters.vector),)
+        if encoded != (codec is not None):
+            raise ValueError("a payload that is encoded" if encoded else "a payload that is not encoded")
+        if codec is None:
+            return [whole]
+        return [(), tuple((str(dtype), numbers) for dtype, numbers in codec.layout) or whole]
 
     def act(self, session: int, serial: int, body: bytes, vectors: list[memoryview]) -> None:
         self.pool.submit(self._act, partial(self._answer, session, serial), session, body, vectors)
@@ -109,6 +113,7 @@ class Service:
                 return self._exchange(answer, rank, call, vectors)
             return answer(self._do(session, rank, call, vectors))
         except ValueError as error:
+            self.post.do(partial(self.post.note, "made a call that is not granted", str(error)))
             return answer(Failure(str(error)))
         except Exception as error:
             log.exception("a call failed in the server; please report it")
@@ -134,6 +139,8 @@ class Service:
                 raise ValueError(f"rank={rank}: a worker of workers={most} has a rank from 1 to {most}")
             self.ranks[session], self.sessions[rank] = rank, session
             self.empty.clear()
+        if session not in self.desk.seats:  # it has ended while its hello waited
+            self._left(session, partial(self.host.lost, reason="it was gone before it was welcome"))
         entry = self.host.server.ledger.get(rank)
         options = json.dumps(self.host.job.shared())
         place = rank, entry.round if entry else 0, self.host.epoch
@@ -152,6 +159,7 @@ class Service:
     def _do(self, session: int, rank: int, call: Body, vectors: list[memoryview]) -> Body:
         match call:
             case contents.Share(place, held):
+                self._check_place(place)
                 found = self.mail.share(rank, contents.place(place), held)
                 return contents.Shared(contents.described(found) if found else None)
             case contents.Unshare():
@@ -162,6 +170,11 @@ class Service:
                 end = partial(self.host.lost, reason=reason) if reason else partial(self.host.goodbye, skipped=skipped)
                 self._left(session, end)
         return Done()
+
+    def _check_place(self, place: contents.Where) -> None:
+        params = self.host.server.parameters.vector
+        if (given := (place[4], place[3])) != contents.kind(params):
+            raise ValueError(f"memory for {given}, this model has {contents.kind(params)}")
 
     def _left(self, session: int, tell: Callable[[int], None]) -> None:
         """The end of a worker's life, told once; only then another may come under its rank."""

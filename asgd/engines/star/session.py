@@ -13,14 +13,19 @@ promised here is checked by searching through what a network and crashes can do 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
 CHUNK = 1 << 22  # bytes of a vector in one message, so that nothing else waits long behind it
 REASON = 1000  # letters, at most, of why a call is refused
 REMEMBERED = 4096  # sessions that have ended, whose late calls must not open them anew
-BODY = 1 << 18  # bytes, at most, of what is not a vector
+BODY = 1 << 18  # bytes, at most, of a call that are not vectors
+VECTORS = 1000  # of a call or an answer, at most
+SEATS = 10_000  # sessions at a time, at most
+
+
+Sizes = Annotated[tuple[int, ...], msgspec.Meta(max_length=VECTORS)]
 
 
 class Message(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -33,8 +38,8 @@ class Call(Message, tag=1):
     """The first ``serial`` is 1. After it come vectors of so many bytes (``sizes``)."""
 
     serial: int
-    body: bytes
-    sizes: tuple[int, ...] = ()
+    body: Annotated[bytes, msgspec.Meta(max_length=BODY)]
+    sizes: Sizes = ()
 
 
 class More(Message, tag=2):
@@ -60,7 +65,7 @@ class Again(Message, tag=4):
 class Answer(Message, tag=5):
     serial: int
     body: bytes
-    sizes: tuple[int, ...] = ()
+    sizes: Sizes = ()
 
 
 class State(Message, tag=6):
@@ -203,10 +208,14 @@ class Seat:
         self.answer: tuple[Answer | Refused, list[memoryview]] | None = None
 
 
+def is_first(message: Message) -> bool:
+    return isinstance(message, Call) and message.serial == 1
+
+
 class Acts(Protocol):
     """What the desk's calls are for."""
 
-    def room(self, session: int, first: bool, body: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
+    def room(self, session: int, body: bytes, sizes: tuple[int, ...]) -> list[memoryview]:
         """Memory for the vectors of a call that is about to come. Refusal where such a call cannot be."""
 
     def act(self, session: int, serial: int, body: bytes, vectors: list[memoryview]) -> None:
@@ -249,13 +258,17 @@ class Desk:
 
     def _unknown(self, peer: object, message: Message) -> None:
         """Nothing is known of the session. If only its first call was lost, that will come again."""
-        fresh = isinstance(message, Beat) and message.session not in self.ended
-        answer = State(message.session, message.number, 0, 0, self.over) if fresh else Refused(message.session, 0)
+        answer: Message = Refused(message.session, 0)
+        if message.session not in self.ended:
+            if isinstance(message, Beat):
+                answer = State(message.session, message.number, 0, 0, self.over)
+            elif is_first(message):
+                answer = Refused(message.session, 1, f"there are {SEATS:,} sessions already")
         self.send(peer, answer, None)
 
     def _opened(self, peer: object, message: Message) -> Seat | None:
-        """A seat for who makes a first call."""
-        if not isinstance(message, Call) or message.serial != 1 or message.session in self.ended:
+        """A seat for who makes a first call, if one is left."""
+        if not is_first(message) or message.session in self.ended or len(self.seats) >= SEATS:
             return None
         seat = self.seats[message.session] = Seat(peer, self.awake)
         return seat
@@ -283,7 +296,7 @@ class Desk:
             return None
         if call.serial > seat.received + 1 or seat.answered < seat.received:
             return self._other(seat, call)
-        rooms = self.acts.room(call.session, call.serial == 1, call.body, call.sizes)
+        rooms = self.acts.room(call.session, call.body, call.sizes)
         seat.coming = call, Incoming(rooms)
         return self._act_if_whole(seat)
 

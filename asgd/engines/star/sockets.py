@@ -31,10 +31,15 @@ def common(made: zmq.Socket, most: int) -> zmq.Socket:
     return made
 
 
-def router(context: zmq.Context, listener: socket.socket, most: int, secured: keys.Ring | None) -> zmq.Socket:
-    """The server's, on its own listening socket. ``most``: bytes of a frame; a larger one ends its connection."""
+def router(
+    context: zmq.Context, listener: socket.socket, most: int, waiting: int, secured: keys.Ring | None
+) -> zmq.Socket:
+    """The server's, on its own listening socket. ``most``: bytes of a frame; a larger one ends its connection.
+
+    ``waiting``: messages that wait for one that does not read, at most; more are left out. 0: as many as come.
+    """
     made = common(context.socket(zmq.ROUTER), most)
-    made.setsockopt(zmq.SNDHWM, 0)  # all that waits to be sent answers a call; who does not read makes none
+    made.setsockopt(zmq.SNDHWM, waiting)
     if secured:
         keys.secure_server(made, secured)
     host, port = listener.getsockname()[:2]
