@@ -77,7 +77,10 @@ class Mirror:
         self.folder = folder / "stats"
 
     def receive(self, node: str, name: str, base: int | None, at: int, data: bytes) -> int:
-        """The base, after byte ``at`` of the node's file and all that follows have become ``data``."""
+        """The base, after byte ``at`` of the node's file and all that follows have become ``data``.
+
+        ValueError where it would not follow what is there.
+        """
         path = file_of(self.folder, node, name)
         if base is None:
             header = (",".join(TABLES.get(name, ())) + "\n").encode()
@@ -86,6 +89,8 @@ class Mirror:
             data = data[len(header) :] if base and name in TABLES else data
             at = len(header) if base and name in TABLES else at
         with open(path, "r+b" if path.exists() else "w+b") as file:
+            if base + at > (size := file.seek(0, os.SEEK_END)):
+                raise ValueError(f"{node}/{name} from byte {base + at} on, where there are only {size}")
             file.truncate(base + at)
             file.seek(0, os.SEEK_END)
             file.write(data)

@@ -21,8 +21,8 @@ LOOK = 0.25  # seconds between two looks at the leases
 NOTED = 20  # strangers of one kind that are logged one by one
 FROM_CLIENTS = (Call, More, Beat, Again)
 ALIEN = "sent what is no message of ours"
+WORDLESS = "came and left without a message of ours"
 STRANGE = {
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "did not say who it is",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "does not speak this protocol",
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "has no key that is let in",
 }
@@ -41,7 +41,9 @@ class Post:
         self.context = zmq.Context()
         self.gate = keys.guard(self.context, secured) if secured else None
         self.socket = sockets.router(self.context, listener, most, waiting, secured)
-        self.monitor = self.socket.get_monitor_socket(sum(STRANGE))
+        self.monitor = self.socket.get_monitor_socket(zmq.EVENT_DISCONNECTED + sum(STRANGE))
+        self.known: set[int | None] = set()  # descriptors of connections from which a message of ours has come
+        self.failure = WORDLESS  # of the connection that is about to be closed
         self.wake, self.woken = socket.socketpair()
         self.todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.strangers: Counter[str] = Counter()
@@ -90,7 +92,7 @@ class Post:
             ready = dict(poller.poll(LOOK * 1000))
             self.desk.look(sockets.now())
             if self.monitor in ready:
-                self._note_stranger()
+                self._look_who_left()
             if self.socket in ready:
                 self._receive_some()
             if self.woken.fileno() in ready and not self._do_all():
@@ -119,6 +121,7 @@ class Post:
             except zmq.Again:
                 return
             if (found := read(frames)) and isinstance(found[0], FROM_CLIENTS):
+                self.known.add(descriptor(frames[0]))
                 self._guarded(self.desk.receive, peer.bytes, *found)
             else:
                 self.note(ALIEN)
@@ -129,9 +132,16 @@ class Post:
             self.note(what, message.reason)
         sockets.send(self.socket, message, piece, peer)
 
-    def _note_stranger(self) -> None:
+    def _look_who_left(self) -> None:
+        """A connection has ended, or is about to for a reason that is known, without a message of ours."""
         event = parse_monitor_message(self.monitor.recv_multipart())
-        self.note(STRANGE[event["event"]])
+        if event["event"] in STRANGE:
+            self.failure = STRANGE[event["event"]]
+            return
+        if event["value"] not in self.known:
+            self.note(self.failure)
+        self.known.discard(event["value"])
+        self.failure = WORDLESS
 
     def note(self, what: str, why: str = "") -> None:
         """Each of the first ones is logged, and then one of a thousand."""
@@ -139,6 +149,14 @@ class Post:
         count = self.strangers[what]
         if count <= NOTED or count % 1000 == 0:
             log.warning("a stranger at the server's port %s%s (%d of this kind)", what, why and f": {why}", count)
+
+
+def descriptor(frame: zmq.Frame) -> int | None:
+    """Of the connection through which it came; None where an old version of ZeroMQ's protocol does not tell."""
+    try:
+        return frame.get(zmq.SRCFD)
+    except zmq.ZMQError:
+        return None
 
 
 def read(frames: list[zmq.Frame]) -> tuple[Message, memoryview | None] | None:
