@@ -11,6 +11,7 @@ not the server. ``clients`` holds the public keys that are let in: remove one, a
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -38,21 +39,21 @@ class Ring(NamedTuple):
 
 
 def make(folder: Path) -> list[Path]:
-    """The files of a new set of keys. FileExistsError where there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if found := [path for path in (folder / "server.key_secret", folder / "worker.key_secret") if path.exists()]:
+    """The files of a new set of keys. FileExistsError where there is one of them."""
+    (folder / CLIENTS).mkdir(parents=True, exist_ok=True)
+    made = [folder / name for name in FILES]
+    if found := [path for path in made if path.exists()]:
         raise FileExistsError(f"{found[0]} is there already; give another folder, or remove it")
-    for name in (SERVER, WORKER):
-        for path in zmq.auth.create_certificates(folder, name):
-            Path(path).chmod(0o600 if path.endswith("_secret") else 0o644)
-    (folder / CLIENTS).mkdir(exist_ok=True)
+    before = os.umask(0o077)  # so that nobody else can read a secret at any time
+    try:
+        for name in (SERVER, WORKER):
+            zmq.auth.create_certificates(folder, name)
+    finally:
+        os.umask(before)
     (folder / "worker.key").replace(folder / CLIENTS / "worker.key")
-    return [
-        folder / "server.key_secret",
-        folder / CLIENTS / "worker.key",
-        folder / "server.key",
-        folder / "worker.key_secret",
-    ]
+    for path in made:
+        path.chmod(0o600 if path.suffix == ".key_secret" else 0o644)
+    return made
 
 
 def ring(folder: str | Path, name: str) -> Ring:

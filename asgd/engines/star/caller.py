@@ -23,8 +23,9 @@ log = logging.getLogger(__name__)
 BEAT = 0.5  # seconds
 MOST = 1 << 17  # bytes in a message beyond a piece of a vector
 
-
 SHUT_OUT = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+WATCHED = (*SHUT_OUT, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_CONNECTED)
+AT_ONCE, CLOSED = 2.0, 3  # seconds, and how often in a row: who ends does not close so many
 
 
 class Lost(ConnectionError):
@@ -46,7 +47,7 @@ class Caller:
         self.address, self.patience, self.stop = address, patience, stop
         self.context = zmq.Context()
         self.socket = sockets.dealer(self.context, address, CHUNK + MOST, secured)
-        self.monitor = self.socket.get_monitor_socket(sum(SHUT_OUT))
+        self.monitor = self.socket.get_monitor_socket(sum(WATCHED))
         self.wake, self.woken = socket.socketpair()
         self.todo: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
         self.outgoing: deque[Iterator[Out]] = deque()
@@ -56,6 +57,7 @@ class Caller:
         self.client = self._client()
         self.silence, self.looked = 0.0, sockets.now()  # seconds without a sign of the server, while this process ran
         self.beaten, self.met = sockets.now(), False
+        self.connected, self.closed = sockets.now(), 0  # when, and how often in a row it was closed at once
         self.broken: Exception | None = None
         self.thread = threading.Thread(target=self._live, name="caller", daemon=True)
         self.thread.start()
@@ -203,10 +205,15 @@ class Caller:
             self._end(error=Lost(f"nothing was heard of the server at {self.address} for {self.patience:g} s"))
 
     def _shut_out(self, event: int) -> None:
-        if self.future and not self.met:
+        """A server for which this node has another key than its own closes the connection without a word."""
+        if event == zmq.EVENT_CONNECTED:
+            self.connected = sockets.now()
+            return
+        at_once = sockets.now() - self.connected < AT_ONCE
+        self.closed = self.closed + 1 if at_once and self.socket.mechanism == zmq.CURVE else 0
+        if self.future and not self.met and (event in SHUT_OUT or self.closed >= CLOSED):
             why = (
                 "does not know this node's key" if event == SHUT_OUT[0] else "and this node differ in keys or protocol"
             )
-            self._end(error=Lost(
-                f"the server at {self.address} {why}; give both sides engine.keys= of one set (python -m asgd.keys)"
-            ))  # fmt: skip
+            advice = "give both sides engine.keys= of one set (python -m asgd.keys)"
+            self._end(error=Lost(f"the server at {self.address} {why}; {advice}"))

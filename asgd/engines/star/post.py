@@ -148,7 +148,7 @@ class Post:
         self.strangers[what] += 1
         count = self.strangers[what]
         if count <= NOTED or count % 1000 == 0:
-            log.warning("a stranger at the server's port %s%s (%d of this kind)", what, why and f": {why}", count)
+            log.warning("a stranger at the server's port %s%s (%d of this kind)", what, why and f": {why[:300]}", count)
 
 
 def descriptor(frame: zmq.Frame) -> int | None:
