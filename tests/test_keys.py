@@ -5,6 +5,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -144,6 +146,24 @@ def test_who_has_another_key_or_none_is_told_so_at_once_and_noted(tmp_path, fold
 def test_a_worker_with_keys_does_not_speak_to_a_server_without(tmp_path, folder):
     with a_star(tmp_path / "run", "workers=1") as star:
         assert "engine.keys=" in refused(star, keys.ring(folder, keys.WORKER))
+
+
+def test_a_tunnel_whose_other_end_is_not_there_yet_is_waited_for():
+    """It lets connections in and closes them at once; a server without the right key would have greeted before."""
+    with socket.create_server(("127.0.0.1", 0)) as tunnel:
+        closed = []
+
+        def close_all() -> None:
+            with suppress(OSError):
+                while True:
+                    tunnel.accept()[0].close()
+                    closed.append(True)
+
+        threading.Thread(target=close_all, daemon=True).start()
+        with pytest.raises(Lost, match="nothing was heard of the server"):
+            Node(f"tcp://127.0.0.1:{tunnel.getsockname()[1]}", patience=4.0)
+        assert len(closed) > 4
+        tunnel.shutdown(socket.SHUT_RDWR)
 
 
 def test_a_key_that_was_removed_gets_in_no_more(tmp_path, folder):

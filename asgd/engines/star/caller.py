@@ -25,7 +25,7 @@ MOST = 1 << 17  # bytes in a message beyond a piece of a vector
 
 SHUT_OUT = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 WATCHED = (*SHUT_OUT, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_CONNECTED)
-AT_ONCE, CLOSED = 2.0, 3  # seconds, and how often in a row: who ends does not close so many
+AT_ONCE, CLOSED = 2.0, 3  # seconds, and how often in a row a connection is closed before it is looked into
 
 
 class Lost(ConnectionError):
@@ -205,13 +205,16 @@ class Caller:
             self._end(error=Lost(f"nothing was heard of the server at {self.address} for {self.patience:g} s"))
 
     def _shut_out(self, event: int) -> None:
-        """A server for which this node has another key than its own closes the connection without a word."""
+        """A server that has no use for this node's key, or for which this node has another one, says so or just closes.
+
+        So does a tunnel whose other end is not there yet; but that does not greet.
+        """
         if event == zmq.EVENT_CONNECTED:
             self.connected = sockets.now()
             return
-        at_once = sockets.now() - self.connected < AT_ONCE
-        self.closed = self.closed + 1 if at_once and self.socket.mechanism == zmq.CURVE else 0
-        if self.future and not self.met and (event in SHUT_OUT or self.closed >= CLOSED):
+        self.closed = self.closed + 1 if sockets.now() - self.connected < AT_ONCE else 0
+        closes = self.closed % CLOSED == CLOSED - 1 and sockets.greets(self.address)
+        if self.future and not self.met and (event in SHUT_OUT or closes):
             why = (
                 "does not know this node's key" if event == SHUT_OUT[0] else "and this node differ in keys or protocol"
             )

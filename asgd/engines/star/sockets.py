@@ -61,6 +61,16 @@ def dealer(context: zmq.Context, address: str, most: int, secured: keys.Ring | N
     return made
 
 
+def greets(address: str) -> bool:
+    """Whether somebody who speaks ZeroMQ's protocol is there now."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=1) as probe:
+            return probe.recv(1) == b"\xff"
+    except OSError:
+        return False
+
+
 def send(through: zmq.Socket, message: Message, piece: memoryview | None, *peer: bytes) -> None:
     """zmq.Again where too much waits already; a piece is not copied and must not be written any more."""
     more = zmq.SNDMORE if piece is not None else 0
