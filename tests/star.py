@@ -73,7 +73,7 @@ class Node:
             self.caller.close()
             raise
         self.rank, self.round, self.session = self.welcome.rank, self.welcome.round, 1
-        self.exchange = StarExchange(self.line, self.rank, payload, 1, None)
+        self.exchange = StarExchange(self.line, self.rank, payload, 1)
         self.reply: Reply | None = None
 
     def join(self) -> Model:

@@ -56,6 +56,7 @@ class Kept:
 
     def __init__(self):
         self.updates: deque[Update] = deque()
+        self.there = 0  # rounds that the server had when it was last asked; a crash may undo them yet
 
     def add(self, update: Update) -> None:
         """Not one that is sent again. Its vectors are copied, since their memory is used again."""
@@ -72,8 +73,14 @@ class Kept:
         if self.updates and self.updates[0].round > round:
             log.warning("rounds %d to %d are lost", round, self.updates[0].round - 1)
             self.updates.clear()
-        self.durable(round)
-        return round + len(self.updates)
+        if self.updates and self.updates[-1].round + 1 < round:  # made by another process under this rank
+            self.updates.clear()
+        self.there = round
+        return self.updates[-1].round + 1 if self.updates else round
+
+    def undone(self) -> list[Update]:
+        """What the server does not have."""
+        return [update for update in self.updates if update.round >= self.there]
 
 
 class StarExchange:
@@ -131,7 +138,7 @@ class DurableExchange(StarExchange):
         """The kept updates go as computed on what the server has now, since what they were computed on is undone."""
         self.session = session
         reply = super().join(worker, session)
-        for update in list(self.kept.updates):
+        for update in self.kept.undone():
             if reply.model is None:
                 break
             reply = super().push(update._replace(session=session, version=reply.model.version))
