@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import msgspec
 import psutil
@@ -14,11 +15,13 @@ import pytest
 import torch
 import zmq
 
+from asgd import results
 from asgd.engines.shared import Place
 from asgd.engines.star import contents
 from asgd.engines.star.caller import CallRefused
 from asgd.engines.star.post import ALIEN, NOTED, WORDLESS
 from asgd.engines.star.session import Again, Answer, Beat, Call, More, Refused, State, encode
+from tests.conftest import free_port
 from tests.star import Node, Star, a_star
 
 PROTOCOL = "does not speak this protocol"
@@ -386,3 +389,24 @@ def test_seeded_noise_in_every_field_changes_nothing(star, worker, peer):
         peer.send(bytes(frame), *([NOISE[:24]] if chance.random() < 0.3 else []))
     worker.push()
     assert star.host.server.version == version + 1
+
+
+@pytest.mark.slow
+def test_a_run_of_two_workers_goes_on_whatever_strangers_send(start):
+    port = free_port()
+    options = ["engine=zmq", "model=mlp", "model.hidden=[16]", "evaluate.every=0", "timing=none", "workers=2"]
+    options += ["timing.compute=1e-2", "budget.epochs=null", "budget.updates=200", f"engine.port={port}"]
+    server = start(*options, "role=ps", name="server")
+    nodes = [start(*options, "role=worker", f"rank={rank}", name="server") for rank in (1, 2)]
+    server.until(lambda: len(server.rows("ps/updates.csv")) > 10)
+    here = SimpleNamespace(port=port, address=f"tcp://127.0.0.1:{port}")
+    for words in ([NOISE], [GREETING, READY + BOMB], [b"GET / HTTP/1.1\r\n\r\n"], [b""]):
+        stranger(here, *words)
+    peer = Peer(here)
+    assert isinstance(peer.ask(call(7, 1, b"no call")), Refused)
+    peer.send(b"\xc1")
+    output = server.wait()
+    peer.context.destroy(linger=0)
+    assert [server.code, *((each.wait(), each.code)[1] for each in nodes)] == [0, 0, 0], output
+    assert results.summary(server.folder)["applied"] == 200
+    assert WORDLESS in output and REFUSED in output and ALIEN in output
