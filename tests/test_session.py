@@ -2,7 +2,7 @@
 
 ``tests.protocol`` says what may happen. For each of ``SMALL`` every way is tried, 14,800 states in all; in each of them
 the network then becomes faithful, and every call has to end. Walks at random go further, with two clients at once, more
-calls and more crashes; the slow tests search through the 400,000 nearest states of ``LARGE`` and walk much longer.
+calls and more crashes; the slow tests search through the 320,000 nearest states of ``LARGE`` and walk much longer.
 An end or a desk with one of its precautions left out is found out by the same search.
 
 Across the deaths of desks a call may be acted on once by each: what the dead one did is for its successor's state to
