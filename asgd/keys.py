@@ -10,15 +10,16 @@ not the server. ``clients`` holds the public keys that are let in: remove one, a
     keys/worker.key_secret    on the workers' hosts only
 """
 
-import argparse
 import os
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import zmq
 import zmq.auth
 from zmq.auth.thread import ThreadAuthenticator
+
+from asgd import words
 
 SERVER, WORKER, CLIENTS = "server", "worker", "clients"
 FILES = {  # and where each belongs
@@ -39,11 +40,11 @@ class Ring(NamedTuple):
 
 
 def make(folder: Path) -> list[Path]:
-    """The files of a new set of keys. FileExistsError where there is one of them."""
+    """The files of a new set of keys. ValueError where there is one of them."""
     (folder / CLIENTS).mkdir(parents=True, exist_ok=True)
     made = [folder / name for name in FILES]
     if found := [path for path in made if path.exists()]:
-        raise FileExistsError(f"{found[0]} is there already; give another folder, or remove it")
+        raise ValueError(f"{found[0]} is there already; give another folder, or remove it")
     before = os.umask(0o077)  # so that nobody else can read a secret at any time
     try:
         for name in (SERVER, WORKER):
@@ -93,18 +94,23 @@ def guard(context: zmq.Context, ring: Ring) -> ThreadAuthenticator:
     return keeper
 
 
-def main(words: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m asgd.keys", description="Make keys for engine=zmq.")
-    parser.add_argument("folder", nargs="?", default="keys", type=Path, help="where to (default: keys)")
-    try:
-        made = make(parser.parse_args(words).folder)
-    except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    for path, place in zip(made, FILES.values(), strict=True):
+@dataclass(frozen=True)
+class Options:
+    """What can be said on the command line."""
+
+    folders: tuple[str, ...] = words.places("where to; keys if none is given")
+
+    def __post_init__(self):
+        if len(self.folders) > 1:
+            raise ValueError(f"{len(self.folders)} folders: give one")
+
+
+def main(given: Options) -> None:
+    folder = Path(given.folders[0] if given.folders else "keys")
+    for path, place in zip(make(folder), FILES.values(), strict=True):
         print(f"{path}    {place}")
-    print(f"then add engine.keys={made[0].parent} to every command")
+    print(f"then add engine.keys={folder} to every command")
 
 
 if __name__ == "__main__":
-    main()
+    words.main(Options, main, "python -m asgd.keys [FOLDER]", "there may be some keys")
