@@ -11,7 +11,9 @@ from collections import deque
 from copy import copy
 from dataclasses import dataclass
 
-from asgd.engines.star.session import Client, Desk, More, Refusal, Seat
+from asgd.engines.star.client import Client
+from asgd.engines.star.desk import Desk, Seat
+from asgd.engines.star.session import More, Refusal
 
 
 @dataclass(frozen=True)

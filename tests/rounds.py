@@ -17,10 +17,12 @@ import torch
 
 from asgd.engines.hub import Hub
 from asgd.engines.star.caller import Anew, CallRefused
+from asgd.engines.star.client import Client
+from asgd.engines.star.desk import Desk
 from asgd.engines.star.exchange import DurableExchange, Kept, Line, StarExchange
 from asgd.engines.star.hosting import StarHost
 from asgd.engines.star.service import Service
-from asgd.engines.star.session import Client, Desk, Message
+from asgd.engines.star.session import Message
 from asgd.engines.star.sockets import memory
 from asgd.ledger import Ledger
 from asgd.messages import Reply, Update

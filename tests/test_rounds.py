@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from asgd.engines.star import exchange, session
-from asgd.engines.star.session import Desk
+from asgd.engines.star.desk import Desk
 from asgd.ledger import Entry, Ledger
 from asgd.messages import Update
 from tests.rounds import Plan, Run

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from asgd.engines.star import session
-from asgd.engines.star.session import Client, Desk, Incoming, State
+from asgd.engines.star import client, desk, session
+from asgd.engines.star.client import Client
+from asgd.engines.star.desk import Desk
+from asgd.engines.star.session import Incoming, State
 from tests.protocol import Broken, Limits, World, explore, wander
 
 SHORT = Limits(beats=1, sizes=(1,), answers=(1,))
@@ -166,7 +168,8 @@ def test_without_a_precaution_the_same_search_finds_what_goes_wrong(limits, what
 
 
 def test_pieces_out_of_turn_would_be_mixed(monkeypatch):
-    monkeypatch.setattr(session, "Incoming", Unordered)
+    for end in (client, desk):
+        monkeypatch.setattr(end, "Incoming", Unordered)
     with pytest.raises(Broken, match="and was"):
         explore(Limits(beats=1, sizes=(2,), answers=()), most=20_000)
 

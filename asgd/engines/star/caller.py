@@ -15,8 +15,9 @@ from zmq.utils.monitor import parse_monitor_message
 
 from asgd import keys
 from asgd.engines.star import sockets
+from asgd.engines.star.client import Client
 from asgd.engines.star.post import read
-from asgd.engines.star.session import BODY, CHUNK, Client, Out
+from asgd.engines.star.session import BODY, CHUNK, Out
 
 log = logging.getLogger(__name__)
 

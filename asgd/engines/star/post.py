@@ -13,7 +13,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from asgd import keys
 from asgd.engines.star import sockets
-from asgd.engines.star.session import DECODER, Acts, Again, Beat, Call, Desk, Message, More, Refused
+from asgd.engines.star.desk import Acts, Desk
+from asgd.engines.star.session import DECODER, Again, Beat, Call, Message, More, Refused
 
 log = logging.getLogger(__name__)
 
