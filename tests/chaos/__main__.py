@@ -23,12 +23,14 @@ def main() -> int:
     words.add_argument("--keep", type=Path, help="folder for the trials; those that hold are removed")
     chosen = words.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    place, deadline, failed = chosen.keep or Path(tempfile.mkdtemp()), time.monotonic() + 60 * chosen.minutes, []
+    place, deadline = chosen.keep or Path(tempfile.mkdtemp()), time.monotonic() + 60 * chosen.minutes
+    begun, failed = 0, []
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
         if time.monotonic() > deadline:
             break
+        begun += 1
         failed += [] if held(seed, chosen.brief, place / f"trial-{seed}") else [seed]
-    log.info("%d trials, failed: %s", seed - chosen.seed + 1, failed or "none")
+    log.info("%d trials, failed: %s", begun, failed or "none")
     return 1 if failed else 0
 
 

@@ -40,7 +40,8 @@ class Fault:
 class Plan:
     """A trial. ``way``: all (one command), or by hand behind a proxy of ``streams`` or of ``messages``.
 
-    ``slots``: how many numbers count the rounds of a worker. ``naive``: workers push again what they get no answer to.
+    ``slots``: how many numbers count the rounds of a worker. ``beyond``: rounds of each worker after the last fault.
+    ``naive``: workers push again what they get no answer to.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class Plan:
     payload: str
     slots: int
     faults: tuple[Fault, ...] = field(default=())
+    beyond: int = 8
     naive: bool = False
 
     def write(self, path: Path) -> None:
@@ -63,12 +65,14 @@ class Plan:
     def options(self) -> tuple[str, ...]:
         """Of the command, or of each node."""
         return (
-            "engine=zmq", f"engine.lease={LEASE}", "engine.restarts=1000", "engine.join_timeout=100", f"seed={self.seed}",
+            "engine=zmq", f"engine.lease={LEASE}", "engine.restarts=1000", "engine.join_timeout=100",
+            f"seed={self.seed}",
             f"engine.durability={self.durability}", f"engine.payload={self.payload}", f"workers={WORKERS}",
             "model=quadratic", "model.start=0", "model.b=0", "model.eigenvalues=0", "model.dtype=float32",
             "dataset=noise", f"dataset.shape=[{WORKERS * self.slots}]", "optimizer.lr=1.0",
             *TOPOLOGIES[self.topology], "topology.worker._target_=tests.chaos.nodes.OneHot",
-            "topology.server._target_=tests.chaos.nodes.Watched", "timing=deterministic", "timing.compute.seconds=0.005",
+            "topology.server._target_=tests.chaos.nodes.Watched",
+            "timing=deterministic", "timing.compute.seconds=0.005",
             "budget.epochs=null", "budget.updates=1000000", "evaluate.every=0", "checkpoint.every=20",
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""What must be true of a trial once it has ended, whatever went wrong: each update was applied as often as it should."""
+"""What must be true of a trial at its end, whatever went wrong: each update was applied as often as it should."""
 
 from collections import Counter
 from pathlib import Path
@@ -24,7 +24,7 @@ def check(folder: Path, plan: Plan) -> dict[int, int]:
         own = pushes[pushes.worker == worker]
         demand(f"worker {worker}: each round once in updates.csv", list(own["round"]) == list(range(rounds[worker])))
         expected = Counter(int(round) % plan.slots for round in own["round"][own.applied == 1])
-        demand(f"worker {worker}: applied as updates.csv says", counted(state, worker, plan.slots) == expected)
+        demand(f"worker {worker}: applied as often as it says", counted(state, worker, plan.slots) == expected)
     if plan.durability == "update":
         check_kept(folder, plan, rounds)
     return rounds

@@ -18,7 +18,6 @@ from tests.chaos.network import Messages, Streams
 from tests.conftest import ROOT, free_port
 
 PATIENCE = 240.0  # seconds until a trial that does not go on has failed
-BEYOND = 8  # rounds of each worker after the last fault
 
 
 class Stuck(AssertionError):
@@ -37,6 +36,7 @@ class Trial:
         self.proxy = None
         self.due: list[tuple[float, Callable[[], None]]] = []  # when which fault is over
         self.struck: set[int] = set()
+        self.goal: dict[int, int] | None = None  # of rounds, from the last fault on
 
     def hold(self) -> dict[int, int]:
         """The rounds of each worker, at the end. Wrong or Stuck."""
@@ -138,8 +138,7 @@ class Trial:
         if len(self.struck) < len(self.plan.faults) or self.due:
             return False
         rounds = self.rounds()
-        if not hasattr(self, "goal"):
-            self.goal = {rank: rounds[rank] + BEYOND for rank in rounds}
+        self.goal = self.goal or {rank: rounds[rank] + self.plan.beyond for rank in rounds}
         return all(rounds[rank] >= self.goal[rank] for rank in self.goal)
 
     def rounds(self) -> dict[int, int]:
@@ -157,15 +156,33 @@ class Trial:
             code = node.wait(60)
             if code != (130 if who == SERVER else 0):
                 raise Stuck(f"node {who} ended with status {code}\n{self.told()}")
+        if left := self.left():
+            raise Stuck(f"processes are left: {left}")
         summary = json.loads((self.run / "summary.json").read_text())
         ledger.demand(f"it ended as interrupted, not {summary['ended']}", summary["ended"] == "interrupted")
 
+    def processes(self) -> list[psutil.Process]:
+        """All that belong to this trial, whoever has started them."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get("ASGD_TRIAL") == str(self.folder):
+                    found.append(process)
+        return found
+
+    def left(self) -> list[psutil.Process]:
+        """Those that do not go; how soon they should is for other tests (tests/test_star_ends.py)."""
+        deadline = time.monotonic() + 20
+        while (found := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
     def close(self) -> None:
+        for process in self.processes():
+            with suppress(psutil.Error):
+                process.kill()
         for node in self.nodes.values():
-            if node.poll() is None:
-                for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
-                    process.kill()
-                node.wait()
+            node.wait()
         if self.proxy:
             self.proxy.close()
 
@@ -173,7 +190,7 @@ class Trial:
 
     def waits_for(self) -> str:
         struck = [fault for fault in self.plan.faults if fault.number not in self.struck]
-        return f"faults that have not struck: {struck}; rounds {self.rounds()}, to be {getattr(self, 'goal', None)}"
+        return f"faults that have not struck: {struck}; rounds {self.rounds()}, to be {self.goal}"
 
     def told(self) -> str:
         output = (self.folder / "output.txt").read_text() if (self.folder / "output.txt").exists() else ""
