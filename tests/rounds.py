@@ -212,13 +212,15 @@ class Caller:
 
     def __init__(self, run: Run, worker: int):
         self.run, self.worker = run, worker
-        self.begin()
+        self._begin()
 
-    def begin(self) -> None:
+    def _begin(self) -> None:
         rooms = lambda sizes: [memoryview(bytearray(size)) for size in sizes]  # noqa: E731
         self.client = self.run.clients[self.worker] = self.run.plan.client(secrets.randbits(62), rooms)
 
-    def call(self, body: bytes, vectors=()) -> tuple[bytes, list[memoryview]]:
+    def call(self, body: bytes, vectors=(), anew: bool = False) -> tuple[bytes, list[memoryview]]:
+        if anew:
+            self._begin()
         client = self.client
         self.run.from_client(client, client.call(body, [memory(each) for each in vectors]))
         while client.answer is None:
@@ -246,14 +248,13 @@ class Life:
         self.exchange = DurableExchange(*options, **kept) if self.kept else StarExchange(*options)
         self.reply: Reply | None = None
 
-    def _welcomed(self) -> None:
-        welcome = self.line.hello(self.worker, 1e9)
+    def _welcomed(self, anew: bool = False) -> None:
+        welcome = self.line.hello(self.worker, 1e9, anew)
         assert welcome.epoch >= self.epoch
         self.epoch, self.round = welcome.epoch, self.kept.go_on(welcome.round) if self.kept else welcome.round
 
     def _renew(self) -> int:
-        self.line.caller.begin()
-        self._welcomed()
+        self._welcomed(anew=True)
         return self.round
 
     def step(self) -> None:

@@ -65,22 +65,23 @@ class Caller:
 
     # For the threads that call
 
-    def call(self, body: bytes, vectors: Sequence[Tensor] = ()) -> tuple[bytes, list[memoryview]]:
-        """The answer's body and vectors. Lost, Anew or CallRefused where there is none."""
+    def call(self, body: bytes, vectors: Sequence[Tensor] = (), anew: bool = False) -> tuple[bytes, list[memoryview]]:
+        """The answer's body and vectors. Lost, Anew or CallRefused where there is none.
+
+        ``anew``: as the first call of a new session, once those of the old one have come to their ends.
+        """
         if len(body) > BODY:
             raise ValueError(f"a call of {len(body):,} bytes beside its vectors, at most {BODY:,}")
         future = Future()
         with self.turn:
             if self.broken:
                 raise self.broken
+            if anew:
+                self._tell((None, None, None))
             self._tell((future, body, [sockets.memory(vector) for vector in vectors]))
             if self.broken:  # by now, and nobody may have seen the call
                 raise self.broken
             return future.result()
-
-    def begin(self) -> None:
-        """A new session; the calls of the old one have come to their ends."""
-        self._tell((None, None, None))
 
     def close(self) -> None:
         """What was sent has a second to leave."""

@@ -25,22 +25,26 @@ class Line:
     def __init__(self, caller: Caller):
         self.caller = caller
 
-    def call(self, body: Body, *vectors: Tensor) -> tuple[Body, list[memoryview]]:
-        answer, memories = self.caller.call(contents.encode(body), vectors)
+    def call(self, body: Body, *vectors: Tensor, anew: bool = False) -> tuple[Body, list[memoryview]]:
+        answer, memories = self.caller.call(contents.encode(body), vectors, anew)
         found = contents.decode_answer(answer)
         if isinstance(found, Failure):
             raise ValueError(found.reason)
         return found, memories
 
-    def hello(self, rank: int | None, patience: float) -> Welcome:
-        """Come, under this rank or any. Lost if another worker has it for longer than ``patience`` seconds."""
+    def hello(self, rank: int | None, patience: float, anew: bool = False) -> Welcome:
+        """Come, under this rank or any. Lost if another worker has it for longer than ``patience`` seconds.
+
+        ``anew``: in a new session.
+        """
         deadline, told = time.monotonic() + patience, False
         while True:
             try:
-                answer, _ = self.call(Hello(rank))
+                answer, _ = self.call(Hello(rank), anew=anew)
             except Anew:
-                self.caller.begin()
+                anew = True
                 continue
+            anew = False
             if not isinstance(answer, Taken):
                 return answer
             if not told:

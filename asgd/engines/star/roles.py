@@ -134,8 +134,7 @@ class Worker:
 
     def begin_anew(self) -> int:
         """A new session, and the round at which it goes on."""
-        self.line.caller.begin()
-        self.welcomed(self.line.hello(self.rank, self.job.engine.join_timeout))
+        self.welcomed(self.line.hello(self.rank, self.job.engine.join_timeout, anew=True))
         return self.round
 
     def ship(self, name: str, at: int, data: bytes) -> None:
