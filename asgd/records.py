@@ -80,7 +80,7 @@ def keep_first(path: Path, rows: int) -> None:
     os.truncate(path, kept)
 
 
-def write_json(path: Path, content: dict) -> None:
+def write_json(path: Path, content) -> None:
     """Write ``content`` so that a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")

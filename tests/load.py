@@ -1,7 +1,7 @@
 """``python -m tests.load [--sessions 8 256]``: how fast one server of a star is, and how evenly it serves, with many.
 
-The server is a process, the sessions are threads of this one; vectors travel by wire. Expect the rate to depend little
-on the number of sessions, and nobody to be left behind.
+The server is a process, the sessions live in one thread of this one; vectors travel by wire. Expect the rate to depend
+little on the number of sessions, and nobody to be left behind.
 """
 
 import argparse
@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import psutil
+import torch
 
 from tests.conftest import Command, free_port
-from tests.sessions import endless, sessions
+from tests.crowd import Crowd
+from tests.sessions import endless
 
 
 def main() -> None:
@@ -29,14 +31,15 @@ def main() -> None:
 
 
 def measured(count: int, size: int, seconds: float) -> str:
-    port = free_port()
+    port, payload = free_port(), torch.full((size,), 1e-9)
     with tempfile.TemporaryDirectory() as place:
         server = Command(Path(place) / "run", "role=ps", f"engine.port={port}", *endless(count, size))
+        crowd = Crowd(port, count, payload)
         try:
-            with sessions(port, count, size) as running:
-                server.until(lambda: min(running.pushed) > 1, 120)
-                rates, busy = rates_over(seconds, running, psutil.Process(server.process.pid))
+            crowd.run(lambda: min(crowd.pushed()) > 1)
+            rates, busy = rates_over(seconds, crowd, psutil.Process(server.process.pid))
         finally:
+            crowd.close()
             server.process.terminate()
             server.wait()
     slowest, median = min(rates), statistics.median(rates)
@@ -46,12 +49,12 @@ def measured(count: int, size: int, seconds: float) -> str:
     )
 
 
-def rates_over(seconds: float, running, server: psutil.Process) -> tuple[list[float], float]:
+def rates_over(seconds: float, crowd: Crowd, server: psutil.Process) -> tuple[list[float], float]:
     """(updates per second of each session, share of a core that the server took)"""
-    before, begun, spent = list(running.pushed), time.monotonic(), sum(server.cpu_times()[:2])
-    time.sleep(seconds)
+    before, begun, spent = crowd.pushed(), time.monotonic(), sum(server.cpu_times()[:2])
+    crowd.run(lambda: time.monotonic() - begun > seconds)
     passed = time.monotonic() - begun
-    rates = [(now - then) / passed for now, then in zip(running.pushed, before, strict=True)]
+    rates = [(now - then) / passed for now, then in zip(crowd.pushed(), before, strict=True)]
     return rates, (sum(server.cpu_times()[:2]) - spent) / passed
 
 

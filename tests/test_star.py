@@ -138,7 +138,7 @@ def test_a_new_server_fences_the_old_one(start):
     old.until(lambda: len(old.rows("ps/updates.csv")) > 30)
     old.process.send_signal(signal.SIGSTOP)
     new = start("role=ps", f"resume={old.folder}", f"engine.port={free_port()}")
-    new.until(lambda: (old.folder / "stats/ps/.lives").read_text() == "2")
+    new.until(lambda: (old.folder / "stats/ps/.lives").read_text().strip() == "2")
     old.process.send_signal(signal.SIGCONT)
     output = old.wait()
     assert old.code == 1 and "another server has taken over the run" in output

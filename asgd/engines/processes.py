@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -68,3 +69,9 @@ def catching(action: Callable[[], None]) -> Iterator[None]:
 def interrupt() -> None:
     """An action for ``catching`` that ends what this thread is doing."""
     raise KeyboardInterrupt
+
+
+def allow_files() -> None:
+    """As many descriptors as this process may ever have: each connection takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -6,7 +6,8 @@ So works a retry without sessions and rounds: at least once. The check of a tria
 import msgspec
 
 from asgd.engines.star import contents
-from asgd.engines.star.session import Client, State
+from asgd.engines.star.client import Client
+from asgd.engines.star.session import State
 
 shift = 0  # how many rounds more the server has had than the worker has computed
 

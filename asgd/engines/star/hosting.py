@@ -1,5 +1,6 @@
 """The server's side of a run whose workers come and go, and which goes on after the server itself has died."""
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 from asgd import checkpoints
 from asgd.engines.host import MARK, Host
 from asgd.job import Job
-from asgd.records import keep_first
+from asgd.records import keep_first, write_json
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +34,8 @@ class StarHost(Host):
 
     def _next_life(self) -> int:
         path = self.folder / LIVES
-        lives = int(path.read_text()) + 1 if path.exists() else 1
-        path.write_text(str(lives))
+        lives = json.loads(path.read_text()) + 1 if path.exists() else 1
+        write_json(path, lives)
         return lives
 
     # What no crash can undo

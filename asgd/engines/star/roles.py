@@ -34,6 +34,7 @@ ROOM = 64  # messages that may wait for a worker beside the pieces of models
 def serve(job: Job, folder: Path, listener: socket, control: Connection | None = None) -> None:
     """The parameter server's life. ``control`` brings the ends of nodes that died."""
     torch.set_num_threads(job.engine.server_threads(job))
+    processes.allow_files()
     evaluator = Evaluator(job)
     evaluator.came.set()  # no node will come; a process of its own judges
     host = StarHost(job, folder, evaluator)
