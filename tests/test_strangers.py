@@ -343,7 +343,7 @@ def growth(action: Callable[[], None]) -> int:
 
 
 def test_sessions_that_never_say_goodbye_are_bounded_in_number(star, worker, peer, monkeypatch):
-    monkeypatch.setattr("asgd.engines.star.session.SEATS", len(star.post.desk.seats) + 50)
+    monkeypatch.setattr("asgd.engines.star.desk.SEATS", len(star.post.desk.seats) + 50)
     answers = [peer.ask(call(secrets.randbits(60), 1, contents.Hello(1))) for _ in range(60)]
     assert [isinstance(each, Answer) for each in answers] == 50 * [True] + 10 * [False]
     for session in [*star.post.desk.seats]:

@@ -60,6 +60,7 @@ class Caller:
         self.beaten, self.met = sockets.now(), False
         self.connected, self.closed = sockets.now(), 0  # when, and how often in a row it was closed at once
         self.broken: Exception | None = None
+        self.barred: Lost | None = None  # why this node is not let in; the socket may not try again
         self.thread = threading.Thread(target=self._live, name="caller", daemon=True)
         self.thread.start()
 
@@ -144,6 +145,8 @@ class Caller:
                 continue
             self.future = future
             self._send(self.client.call(body, vectors))
+            if self.barred:
+                self._end(error=self.barred)
         return True
 
     def _send(self, messages: Iterator[Out]) -> None:
@@ -216,9 +219,11 @@ class Caller:
             return
         self.closed = self.closed + 1 if sockets.now() - self.connected < AT_ONCE else 0
         closes = self.closed % CLOSED == CLOSED - 1 and sockets.greets(self.address)
-        if self.future and not self.met and (event in SHUT_OUT or closes):
+        if not self.met and (event in SHUT_OUT or closes):
             why = (
                 "does not know this node's key" if event == SHUT_OUT[0] else "and this node differ in keys or protocol"
             )
             advice = "give both sides engine.keys= of one set (python -m asgd.keys)"
-            self._end(error=Lost(f"the server at {self.address} {why}; {advice}"))
+            self.barred = Lost(f"the server at {self.address} {why}; {advice}")
+            if self.future:
+                self._end(error=self.barred)
