@@ -111,17 +111,23 @@ def ending(exitcode: int) -> str:
 def child(target, config: dict, folder: Path, *arguments) -> None:
     """The main function of every process that is started here."""
     processes.tie_to_parent()
-    _log_to(folder / "run.log", everything=current_process().name == "ps")
+    log_to(folder / "run.log", everything=current_process().name == "ps")
+    sys.exit(life(target, config, folder, *arguments))
+
+
+def life(target, config: dict, folder: Path, *arguments) -> int:
+    """A node's life in this process; the status with which it ends."""
     try:
         target(Job(config), folder, *arguments)
-    except KeyboardInterrupt:
-        sys.exit(1)
+    except (KeyboardInterrupt, SystemExit):
+        return 1
     except Exception as error:
         log.error("%s", error, exc_info=not isinstance(error, ConnectionError))
-        sys.exit(1)
+        return 1
+    return 0
 
 
-def _log_to(path: Path, everything: bool) -> None:
+def log_to(path: Path, everything: bool) -> None:
     """The server logs to run.log and the terminal, the others their warnings and what kept them from working.
 
     What fails in a worker's work travels to the server, which logs it.

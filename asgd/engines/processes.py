@@ -56,7 +56,13 @@ def tie_to_parent() -> None:
 
 @contextmanager
 def catching(action: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM calls ``action``; so does Ctrl-C, except in a child, which leaves that to its parent."""
+    """SIGTERM calls ``action``; so does Ctrl-C, except in a child, which leaves that to its parent.
+
+    Signals come to the main thread only: elsewhere nothing is caught.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     signals = [signal.SIGTERM] + [signal.SIGINT] * (multiprocessing.parent_process() is None)
     before = {each: signal.signal(each, lambda *_: action()) for each in signals}
     try:

@@ -38,16 +38,28 @@ def resolve(host: str) -> str:
         raise ValueError(f"engine.host={host}: no such host ({error}); give the server's name or address") from error
 
 
+def bound(host: str, port: int) -> socket.socket:
+    """A socket on exactly this address; port 0 takes a free one, which is kept for whoever is to listen there."""
+    address = resolve(host)
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((address, port))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket on exactly this address; port 0 takes a free one."""
-    address = resolve(host)
-    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = None
     try:
-        listener.bind((address, port))
+        listener = bound(host, port)
         listener.listen(1024)
     except OSError as error:
-        listener.close()
+        if listener:
+            listener.close()
         raise ValueError(
             f"engine.host={host} engine.port={port}: cannot listen there ({error.strerror}); the server's host must be "
             "an address of this machine, and the port must be free: another run may hold it"

@@ -32,7 +32,7 @@ ROOM = 64  # messages that may wait for a worker beside the pieces of models
 
 
 def serve(job: Job, folder: Path, listener: socket, control: Connection | None = None) -> None:
-    """The parameter server's life. ``control`` brings the ends of nodes that died."""
+    """The parameter server's life. ``control`` brings the ends of nodes that died, and None to interrupt the run."""
     torch.set_num_threads(job.engine.server_threads(job))
     processes.allow_files()
     evaluator = Evaluator(job)
@@ -65,7 +65,10 @@ def conclude(host: StarHost, service: Service) -> None:
 def listen_to(control: Connection, service: Service) -> None:
     with suppress(EOFError):
         while True:
-            service.failed(*control.recv())
+            if news := control.recv():
+                service.failed(*news)
+            else:
+                service.host.interrupted.set()
 
 
 def work(job: Job, rank: int | None, folder: Path) -> None:
