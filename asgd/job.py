@@ -182,7 +182,7 @@ def check_roles(config: dict) -> None:
     if workers == "auto":
         check_auto(config)
     elif not isinstance(workers, int) or workers < 1:
-        raise ValueError(f"workers={workers}: a whole number from 1 on, or auto with engine=zmq")
+        raise ValueError(f"workers={workers}: a whole number from 1 on, or auto with engine=zmq or ray")
     if not isinstance(config["seed"], int) or config["seed"] < 0:
         raise ValueError(f"seed={config['seed']}: a whole number from 0 on")
     if isinstance(rate := config["optimizer"].get("lr"), str):
@@ -197,7 +197,7 @@ def check_auto(config: dict) -> None:
     """ValueError where a number of workers is needed: by the engine, or as a number of the method."""
     target = config["engine"]["_target_"]
     if not target.startswith(ELASTIC):
-        raise ValueError("workers=auto: any number, that may change, is what engine=zmq can do; give a number here")
+        raise ValueError("workers=auto: any number, that may change, is what engine=zmq (or ray) can do; give a number")
     method = {part: config[part] for part in METHOD if isinstance(config.get(part), dict)}
     if needed := [name for name, value in flatten(method).items() if value == "auto"]:
         raise ValueError(f"workers=auto: {needed[0]} is their number here; give it a number of its own")

@@ -32,21 +32,26 @@ class Cluster:
         return self.raylets[-1]
 
     def _start(self, *options: str) -> psutil.Process:
-        before = self._raylets()
+        before = self.running()
         words = [Path(sys.executable).parent / "ray", "start", "--num-cpus=1", *options]
-        environment = os.environ | ENVIRONMENT
+        environment = os.environ | ENVIRONMENT | {"TMPDIR": str(self.folder)}  # for what actors make there
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=90)
         assert done.returncode == 0, done.stdout + done.stderr
-        [made] = set(self._raylets()) - set(before)
+        [made] = set(self.running()) - set(before)
         return made
 
-    def _raylets(self) -> list[psutil.Process]:
+    def running(self) -> list[psutil.Process]:
+        """The raylets that live."""
         return [each for each in self._processes() if each.name() == "raylet"]
 
     def _processes(self) -> list[psutil.Process]:
         """What Ray has started: their command lines name the folder, or the head's port."""
         found = [(each, " ".join(each.info["cmdline"] or ())) for each in psutil.process_iter(["cmdline"])]
         return [each for each, words in found if str(self.folder) in words or f":{self.port} " in words]
+
+    def left(self) -> list[Path]:
+        """What actors have made in temporary folders."""
+        return list(self.folder.glob("asgd-*"))
 
     def stop(self) -> None:
         while found := self._processes():

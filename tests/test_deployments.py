@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,8 @@ class Shell:
         return self.process.wait(seconds)
 
     def kill(self) -> None:
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
@@ -149,7 +151,7 @@ def test_a_pod_of_the_server_that_is_made_again_goes_on(tmp_path, shell):
     until(lambda: pushed(run) > 50, [server, worker])
     server.kill()
     second = starts("Job", run)
-    until(lambda: (run / "stats/ps/.lives").read_text() == "2", [second, worker])
+    until(lambda: int((run / "stats/ps/.lives").read_text()) == 2, [second, worker])
     before = pushed(run)
     until(lambda: pushed(run) > before + 30, [second, worker])
     worker.process.terminate()  # as the kubelet does to a pod that is taken out
@@ -195,7 +197,7 @@ def test_a_job_of_slurm_that_is_requeued_goes_on(tmp_path, shell):
     assert second.wait() == 0, second.log.read_text()
     placed = [line.split()[2] for line in calls.read_text().splitlines()]
     assert sorted(placed) == sorted(2 * ["--relative=0", "--relative=1", "--relative=2"])
-    assert (run / "stats/ps/.lives").read_text() == "2"
+    assert int((run / "stats/ps/.lives").read_text()) == 2
     rounds = every_round_once(run)
     assert set(rounds) == {1, 2} and results.summary(run)["updates"] == 1000
     assert len(pushes(run)) == sum(rounds.values())

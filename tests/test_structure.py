@@ -100,6 +100,15 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
         "keys",
     ),
     "engines.star.contents": ("codecs", "data.leases", "engines.shared", "engines.star.session", "messages"),
+    "engines.star.ray_engine": ("engines.base", "engines.star.cluster", "engines.star.engine", "job", "keys"),
+    "engines.star.cluster": (
+        "engines.local",
+        "engines.rendezvous",
+        "engines.star.roles",
+        "engines.star.supervisor",
+        "job",
+        "keys",
+    ),
     "keys": ("words",),
     "engines.parts": (),
     "engines.ordered": ("engines.hub", "ledger", "messages", "server"),
@@ -189,6 +198,11 @@ def names_distributed(name: str) -> bool:
 def test_only_one_file_knows_torchs_rpc():
     knowing = [name for name in MODULES if names_distributed(name)]
     assert [name for name in knowing if name not in within("bench")] == ["asgd.engines.rpc"]  # peers are measured there
+
+
+def test_only_one_file_knows_ray():
+    knowing = [name for name in MODULES if any(inside(each, ["ray"]) for each in imports(name))]
+    assert [name for name in knowing if name not in within("bench")] == ["asgd.engines.star.cluster"]
 
 
 def test_nothing_imports_tests_or_experiments():

@@ -31,7 +31,7 @@ from asgd.job import Job
 
 log = logging.getLogger(__name__)
 
-LAST_WORDS = 5.0  # seconds for Ray to see that an actor was killed
+LAST_WORDS = 5.0  # seconds for Ray to see that an actor was killed, and to clean up at the end
 
 
 class Meeting(NamedTuple):
@@ -51,14 +51,14 @@ def connect(job: Job) -> None:
         ray.init(engine.cluster or "local", logging_level="warning", **room)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"engine.address={engine.cluster}: no Ray cluster there that this machine belongs to; ray start --head makes "
-            f"one, and engine.address=null one for this run ({error})"
+            f"engine.address={engine.cluster}: no Ray cluster there that this machine belongs to; ray start --head "
+            f"makes one, and engine.address=null one for this run ({error})"
         ) from error
-    if not engine.cluster and fitting(job) < job.workers:
+    if fitting(job) < job.workers and (job.auto or not engine.cluster):  # else more nodes may come
         ray.shutdown()
         raise ValueError(
-            f"engine.num_cpus={engine.num_cpus} engine.num_gpus={engine.num_gpus}: this machine has room for fewer than "
-            f"{job.workers} such workers"
+            f"engine.num_cpus={engine.num_cpus} engine.num_gpus={engine.num_gpus}: there is no room for {job.workers} "
+            "such workers"
         )
 
 
@@ -92,9 +92,13 @@ def needs_keys(host: str, job: Job) -> bool:
 
 
 def new_keys(folder: Path) -> dict[str, keys.Ring]:
-    """Of this run only. They go to the nodes in Ray's messages, and not into any file there."""
-    keys.make(folder)
-    return {name: keys.ring(folder, name) for name in (keys.SERVER, keys.WORKER)}
+    """Of this run only. They go to the nodes in Ray's messages; no file has a secret, whatever ends this process."""
+    made = keys.make(folder)
+    rings = {name: keys.ring(folder, name) for name in (keys.SERVER, keys.WORKER)}
+    for path in made:
+        if path.suffix == ".key_secret":
+            path.unlink()
+    return rings
 
 
 class Actors(Nodes):
@@ -140,6 +144,16 @@ class Actors(Nodes):
         super().stop()
         for node in filter(None, (self.ps, *self.workers.values())):
             node.kill()
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what workers that were killed have left on other nodes, as far as that can be done at once."""
+        others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != self.home]
+        places = [NodeAffinitySchedulingStrategy(each, soft=False) for each in others]
+        sweeper = ray.remote(num_cpus=0, max_retries=0)(sweep)
+        sweeping = [sweeper.options(scheduling_strategy=each).remote(self.of_workers.run) for each in places]
+        if sweeping:
+            ray.wait(sweeping, num_returns=len(sweeping), timeout=LAST_WORDS)
 
 
 class Actor:
@@ -219,11 +233,16 @@ class Worker:
 
 @contextmanager
 def passing(name: str) -> Iterator[Path]:
-    """A folder on this node. A worker that is killed leaves it behind, and its next life here goes on in it."""
+    """A folder on this node. A worker that is killed leaves it, and its next life here goes on in it."""
     folder = Path(tempfile.gettempdir()) / name
     folder.mkdir(mode=0o700, exist_ok=True)
     yield folder
     shutil.rmtree(folder)
+
+
+def sweep(run: str) -> None:
+    for folder in Path(tempfile.gettempdir()).glob(f"asgd-{run}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _serve(job: Job, folder: Path, meeting: Meeting, news: Connection) -> None:

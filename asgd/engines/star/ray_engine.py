@@ -1,5 +1,6 @@
 """``engine=ray``: the nodes of a star as actors on a Ray cluster."""
 
+import socket
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from asgd.engines.star.engine import ZmqEngine
 from asgd.job import Job, choose
 
 PLACEMENTS = ("SPREAD", "PACK", "STRICT_SPREAD", "STRICT_PACK")
+PATIENCE = 5.0  # seconds for the head of a cluster to take a connection; Ray itself would try for minutes
 
 
 class RayEngine(ZmqEngine):
@@ -71,6 +73,8 @@ class RayEngine(ZmqEngine):
             raise ValueError(f"role={role}: with engine=ray one command starts all nodes; leave it out")
         if find_spec("ray") is None:
             raise ValueError("engine=ray: Ray is not installed; pip install asgd[ray]")
+        if self.cluster not in (None, "auto"):
+            check_listening(self.cluster)
         from asgd.engines.star import cluster
 
         cluster.connect(job)
@@ -79,3 +83,15 @@ class RayEngine(ZmqEngine):
         from asgd.engines.star import cluster
 
         cluster.run(job, folder)
+
+
+def check_listening(address: str) -> None:
+    """ValueError where nothing listens, or the address is none."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), PATIENCE).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"engine.address={address}: no Ray cluster there ({error}); give the host:port that ray start --head has "
+            "printed, or auto on a node of the cluster"
+        ) from error
