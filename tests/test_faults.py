@@ -119,6 +119,7 @@ def test_a_run_in_which_every_worker_failed_is_an_error(start):
     assert results.summary(run.folder)["ended"] == "error"
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_what_it_had(start):
     run = start(*LONG)
     run.until(lambda: under_way(run) and len(run.rows("worker1/system_stats.csv")) >= 2)
@@ -131,6 +132,7 @@ def test_a_killed_run_leaves_what_it_had(start):
     assert not list(run.folder.glob("**/*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_a_result_and_not_an_exception(start):
     run = start("optimizer.lr=1e20", "budget.updates=500", "evaluate.every=0", "objective=updates")
     output = run.wait()

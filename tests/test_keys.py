@@ -207,6 +207,7 @@ def test_beyond_loopback_nothing_starts_without_keys(start, tmp_path):
 FAST = ["engine=zmq", "model=mlp", "model.hidden=[16]", "evaluate.every=0", "budget.epochs=null", "budget.updates=60"]
 
 
+@pytest.mark.slow
 def test_a_run_with_keys(start, folder):
     run = start(*FAST, f"engine.keys={folder}")
     output = run.wait()

@@ -220,7 +220,14 @@ def play(scenario: str, workers: int = 1):
         results.close()
 
 
-@pytest.mark.parametrize("way", ["naive_pulls", "naive_block", "naive_lane"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        "naive_pulls",
+        pytest.param("naive_block", marks=pytest.mark.slow),
+        pytest.param("naive_lane", marks=pytest.mark.slow),
+    ],
+)
 def test_live_parameters_are_torn(way):
     assert play(way) > 0
 

@@ -109,6 +109,7 @@ def test_leases_are_the_first_servers(start, tmp_path):
     assert_repeated(run.folder, tmp_path / "replay")
 
 
+@pytest.mark.slow
 def test_a_second_server_that_is_killed_ends_the_run(start):
     run = start(*LONG, "engine.servers=2", "topology=sync")
     run.until(lambda: under_way(run))

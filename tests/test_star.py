@@ -28,7 +28,8 @@ def events(folder, worker: int) -> list[tuple[str, float]]:
     return list(zip(table.event, table["round"], strict=True))
 
 
-@pytest.mark.parametrize("topology", ["sync", pytest.param("ssp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["sync", "ssp"])
 def test_a_worker_that_dies_comes_back_under_its_name(start, tmp_path, topology):
     killed = "topology.worker._target_=tests.broken.KilledOnce", "+topology.worker.fails={2: 40}"
     when = f"+topology.worker.marker={tmp_path}/killed", "+topology.worker.seed_of_death=0"

@@ -107,7 +107,11 @@ def test_a_run_is_continued_inside_an_epoch(tmp_path, options, proxy, read, assi
 
 
 @pytest.mark.parametrize(
-    "more", ["dataset.loaders=1", pytest.param("dataset.assignment=leased", marks=pytest.mark.slow)]
+    "more",
+    [
+        "dataset.loaders=0",
+        *(pytest.param(f"dataset.{each}", marks=pytest.mark.slow) for each in ("loaders=1", "assignment=leased")),
+    ],
 )
 def test_processes_stream_through_faults(start, options, proxy, more):
     proxy.script |= {path: FAULTS * 2 for path in SHARDS}

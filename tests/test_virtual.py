@@ -36,7 +36,15 @@ def simulate(tmp_path):
     return simulated
 
 
-@pytest.mark.parametrize("topology", ["async", "k_async", "ssp", "ringmaster"])
+@pytest.mark.parametrize(
+    "topology",
+    [
+        "async",
+        pytest.param("k_async", marks=pytest.mark.slow),
+        pytest.param("ssp", marks=pytest.mark.slow),
+        pytest.param("ringmaster", marks=pytest.mark.slow),
+    ],
+)
 def test_A14_learning_does_not_move_the_clock(simulate, topology):
     options = (f"topology={topology}", "timing=exponential", "budget.updates=40")
     expected = results.updates(simulate(*options))[CLOCK]
@@ -166,6 +174,7 @@ def test_a_finished_run_goes_on_in_its_own_time(simulate, topology):
     assert results.summary(folder)["seconds"] == pytest.approx(table.time_s.iloc[-1], rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_and_resumes_in_virtual_time(start):
     options = ("engine=virtual", "workers=20", "model=mlp", "topology=k_sync", "budget.epochs=null")
     first = start(*options, "budget.updates=100", "evaluate.every=50")

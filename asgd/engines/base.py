@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 speaker: ContextVar[str | None] = ContextVar("speaker", default=None)  # the node that logs, where one process has many
 
 
-now = time.perf_counter  # for durations: the clock of a run goes back where its server does
+now = time.monotonic  # for durations: the clock of a run goes back where its server does
 
 
 class Clock:
@@ -44,7 +44,11 @@ class Clock:
         return self
 
     def __call__(self) -> float:
-        return time.monotonic() - self.zero
+        return self.at(now())
+
+    def at(self, moment: float) -> float:
+        """The run's time at a moment of ``now``."""
+        return moment - self.zero
 
 
 class Exchange(Protocol):
@@ -124,7 +128,7 @@ def work(
         computed, data = now(), batches.waited - waited
         reply, ended = exchange.push(update), now()
         accuracy = None if update.correct is None else update.correct / update.samples
-        place = (clock(), worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
+        place = (clock.at(ended), worker.batch.epoch, worker.batch.index, update.loss, accuracy, update.version)
         metrics.row(*place, computed - start - data, ended - computed + data, update.samples, data)
 
 
