@@ -1,24 +1,32 @@
 """Real runs with faults drawn from a seed apply every update once (``python -m tests.chaos`` has more of them)."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.chaos import ledger
-from tests.chaos.faults import SERVER, Fault, Plan, drawn
+from tests.chaos.faults import SERVER, WORKERS, Fault, Plan, drawn
 from tests.chaos.trial import Stuck, Trial
 from tests.runs import replayed
+
+
+def check(plan: Plan, folder: Path) -> None:
+    """The ledger of the trial is right (or it raises what is wrong), and every worker went on after the last fault."""
+    rounds = Trial(plan, folder).hold()
+    assert sorted(rounds) == list(range(1, WORKERS + 1)) and min(rounds.values()) >= plan.beyond
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(10))
 def test_every_update_counts_once_whatever_goes_wrong(tmp_path, seed):
-    Trial(drawn(seed, brief=True), tmp_path / "trial").hold()
+    check(drawn(seed, brief=True), tmp_path / "trial")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(10, 210))
 def test_every_update_counts_once_whatever_goes_wrong_for_longer(tmp_path, seed):
-    Trial(drawn(seed, brief=seed % 4 > 0), tmp_path / "trial").hold()
+    check(drawn(seed, brief=seed % 4 > 0), tmp_path / "trial")
 
 
 def lossy(naive: bool) -> Plan:

@@ -172,7 +172,7 @@ def test_who_has_no_key_is_not_let_in(nodes, on, start):
     stranger.wait()
     assert stranger.code == 1
     interrupted(run)
-    assert "a stranger at the server's port" in (run.folder / "run.log").read_text()
+    assert "somebody at the server's port" in (run.folder / "run.log").read_text()
     assert events(run.folder, 3) == []
 
 

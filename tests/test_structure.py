@@ -102,7 +102,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "engines.star.contents": ("codecs", "data.leases", "engines.shared", "engines.star.session", "messages"),
     "engines.star.ray_engine": ("engines.base", "engines.star.cluster", "engines.star.engine", "job", "keys"),
     "engines.star.cluster": (
-        "engines.local",
+        "engines.nodes",
         "engines.rendezvous",
         "engines.star.roles",
         "engines.star.supervisor",
@@ -110,6 +110,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
         "keys",
     ),
     "keys": ("words",),
+    "engines.nodes": ("display", "engines.processes", "job"),
     "engines.parts": (),
     "engines.ordered": ("engines.hub", "ledger", "messages", "server"),
 }

@@ -32,7 +32,7 @@ def context() -> multiprocessing.context.BaseContext:
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # new processes do not know that of joblib's workers
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["asgd.engines.local"])
+    context.set_forkserver_preload(["asgd.engines.local", "asgd.engines.star.roles"])
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not for the server process
     try:

@@ -24,9 +24,9 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from asgd import keys
-from asgd.engines import local, rendezvous
+from asgd.engines import nodes, rendezvous
 from asgd.engines.star import roles
-from asgd.engines.star.supervisor import Nodes, supervise
+from asgd.engines.star.supervisor import StarNodes
 from asgd.job import Job
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def run(job: Job, folder: Path) -> None:
             rings = new_keys(Path(made)) if needs_keys(host, job) else {}
             port, name = place.getsockname()[1], secrets.token_hex(8)
             meetings = [Meeting(host, port, rings.get(role), name) for role in (keys.SERVER, keys.WORKER)]
-            supervise(Actors(job, folder.resolve(), *meetings))
+            Actors(job, folder.resolve(), *meetings).run()
     finally:
         ray.shutdown()
 
@@ -101,7 +101,7 @@ def new_keys(folder: Path) -> dict[str, keys.Ring]:
     return rings
 
 
-class Actors(Nodes):
+class Actors(StarNodes):
     """The server's is on this node of the cluster, where the run folder is; the workers' are where there is room.
 
     The port stays with this process, so that it is the same for each life of the server.
@@ -130,7 +130,7 @@ class Actors(Nodes):
         config = self.config | {"threads": max(1, int(engine.num_cpus)) if threads == "auto" else threads}
         return Actor(f"worker{rank}", actor, actor.live.remote(config, self.folder, self.of_workers, self.home))
 
-    def tell_server(self, rank: int, reason: str) -> None:
+    def tell(self, rank: int, reason: str) -> None:
         self.ps.actor.tell.remote(rank, reason)
 
     def wait(self, nodes: list, seconds: float) -> None:
@@ -187,7 +187,7 @@ def ending(living: ray.ObjectRef) -> tuple[int, str]:
     """The status of a life that has ended, and how it did in words."""
     try:
         status = ray.get(living)
-        return status, local.ending(status)
+        return status, nodes.ending(status)
     except ray.exceptions.RayError as error:
         reason = re.search(r"\bbecause (.*?)[.\n]", f"{error}\n")
         return -signal.SIGKILL, f"was lost: {reason[1] if reason else error}"
@@ -203,8 +203,8 @@ class Server:
         return "ps"
 
     def live(self, config: dict, folder: Path, meeting: Meeting) -> int:
-        local.log_to(folder / "run.log", everything=True)
-        return local.life(_serve, config, folder, meeting, self.news)
+        nodes.log_to(folder / "run.log", everything=True)
+        return nodes.life(_serve, config, folder, meeting, self.news)
 
     def tell(self, rank: int, reason: str) -> None:
         """That a worker has died."""
@@ -227,8 +227,8 @@ class Worker:
         """On the server's node it writes into the run folder; from another one the server gets its files."""
         there = ray.get_runtime_context().get_node_id() == home
         with nullcontext(folder) if there else passing(f"asgd-{meeting.run}-{self}") as own:
-            local.log_to(own / "run.log", everything=False)
-            return local.life(_work, config, own, meeting, self.rank)
+            nodes.log_to(own / "run.log", everything=False)
+            return nodes.life(_work, config, own, meeting, self.rank)
 
 
 @contextmanager

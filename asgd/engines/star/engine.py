@@ -86,6 +86,11 @@ class ZmqEngine:
                 "engine.durability=update: workers keep updates until the next checkpoint, and there is none; give "
                 "checkpoint.every=<updates>"
             )
+        if job.overlap:
+            raise ValueError(
+                "engine.durability=update does not fit worker.overlap=true: after a crash the server cannot know what "
+                "an update was computed on that was on its way then; leave one of them out"
+            )
         if job.dataset.assignment == "leased":
             raise ValueError(
                 "engine.durability=update does not fit dataset.assignment=leased: after a crash batches are dealt "

@@ -48,7 +48,7 @@ class Post:
         self.wake, self.woken = socket.socketpair()
         self.todo: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self.strangers: Counter[str] = Counter()
-        self.lease, self.closed = lease, threading.Event()
+        self.lease = lease
 
     def desk_for(self, acts: Acts) -> Desk:
         """The desk at which the calls will come; to be used in ``do`` only."""
@@ -149,7 +149,7 @@ class Post:
         self.strangers[what] += 1
         count = self.strangers[what]
         if count <= NOTED or count % 1000 == 0:
-            log.warning("a stranger at the server's port %s%s (%d of this kind)", what, why and f": {why[:300]}", count)
+            log.warning("somebody at the server's port %s%s (%d of this kind)", what, why and f": {why[:300]}", count)
 
 
 def descriptor(frame: zmq.Frame) -> int | None:

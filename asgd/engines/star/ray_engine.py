@@ -19,7 +19,8 @@ class RayEngine(ZmqEngine):
     ``address``: of a Ray cluster to which this machine belongs, ``auto`` for the one that runs here, None for one of
     the run's own on this machine. ``num_cpus`` and ``num_gpus``: of Ray's resources, for each worker. ``placement``:
     a strategy of Ray's placement groups, by which the workers are put on nodes. The server is on this machine's node,
-    where the run folder is. The other options are those of ``engine=zmq``; keys are made for each run.
+    where the run folder is. ``star``: the options of ``engine=zmq`` but its address and keys, which are made for each
+    run.
     """
 
     def __init__(
@@ -29,21 +30,9 @@ class RayEngine(ZmqEngine):
         num_gpus: float = 0,
         placement: str = "SPREAD",
         trusted_network: bool = False,
-        lease: float = 10.0,
-        join_timeout: float = 300.0,
-        restarts: int = 3,
-        durability: str = "checkpoint",
-        on_worker_failure: str = "continue",
-        payload: str = "auto",
+        **star,
     ):
-        super().__init__(
-            lease=lease,
-            join_timeout=join_timeout,
-            restarts=restarts,
-            durability=durability,
-            on_worker_failure=on_worker_failure,
-            payload=payload,
-        )
+        super().__init__(**star)
         if address is not None and "://" in address:
             raise ValueError(
                 f"engine.address={address}: null, auto or host:port; the command has to run on a node of the cluster, "
