@@ -264,6 +264,25 @@ def test_auto_notices_other_last_bits(what, caplog, monkeypatch):
     )
 
 
+class Dotted(nn.Module):
+    """A sum of three products, which a stack adds up in another order: one output in five has another last bit."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+    def forward(self, inputs):
+        return inputs.double() @ self.x
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_auto_notices_what_seldom_has_other_last_bits(number):
+    torch.manual_seed(number)
+    task = a_task(Dotted(), mean_output)
+    works = with_versions(task, batches([3], [1, 1, 1], classes=0), versions=3)
+    assert isinstance(choose("auto", task, works, False, FASTER), Single)
+
+
 def test_small_groups_are_computed_one_by_one():
     task, works = real_works("linear", 12, versions=1)
 

@@ -41,12 +41,12 @@ class Quadratic(nn.Module):
         self.register_buffer("b", _vector("b", b, dimension, kind), persistent=False)
 
     def forward(self, noise: Tensor) -> Tensor:
-        return self._curved() - self.b @ self.x + noise @ self.x
+        return self._curved() + ((noise - self.b) * self.x).sum(-1)
 
     def _curved(self) -> Tensor:
         """x^T A x / 2, a scalar, without building A."""
         if self.eigenvalues is None:
-            return (self.x.square().sum() - self.x[1:] @ self.x[:-1]) / 4
+            return (self.x.square().sum() - (self.x[1:] * self.x[:-1]).sum()) / 4
         return (self.eigenvalues * self.x.square()).sum() / 2
 
 
