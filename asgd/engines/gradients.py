@@ -178,7 +178,8 @@ def choose(
     """The strategy ``name``; ``auto`` takes stacks where they have the same bits and are faster, and logs why.
 
     ``works``, at least one, are samples: real parameters and batches, as many as will be held at once. ``auto`` takes
-    about a second, with a model of tens of milliseconds some more. ``measure(strategy, works)`` gives seconds per gradient. The task is left at other parameters.
+    about a second, with a model of tens of milliseconds some more. ``measure(strategy, works)`` gives seconds per
+    gradient. The task is left at other parameters.
     ValueError for an unknown name, and where ``stacked`` is not possible.
     """
     if name not in CHOICES:
