@@ -46,6 +46,12 @@ def test_a_vector_comes_as_it_was_sent(pair, dtype):
     assert torch.equal(pair[1].receive(lanes.Hole(dtype, 7)), vector[:7])
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="this system has one way only")
+def test_nothing_is_paced_within_a_host(pair):
+    for end in pair:
+        assert end.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0") == b"reno"
+
+
 def test_only_what_is_large_leaves_the_message(pair):
     large, small = torch.rand(lanes.LARGE // 4), torch.rand(lanes.LARGE // 4 - 1)
     cases = (large, 1), (small, 0), (Encoded((small, large, large.half(), large.double())), 2), (Encoded(()), 0)

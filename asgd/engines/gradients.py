@@ -28,7 +28,7 @@ Answer = tuple[Gradient, Tensor]  # the gradient, and the buffers [B] after it
 
 CHOICES = ("auto", "single", "stacked")
 MOST = 64  # jobs in one stack: more are not faster, and take more memory
-SLOW = 0.05  # seconds; a gradient that takes longer is not made faster by stacking, and a trial may not take much more
+SLOW = 0.05  # seconds; a gradient that takes longer is not made faster by stacking, and no stack may take much more
 GAIN = 1.2  # so many times faster a stack has to be
 SHAPES = 16  # of batches that are tried; a stream of ever new shapes is computed one by one
 TRIED = 64  # works of a shape whose bits are compared: sums of a few numbers in another order seldom differ

@@ -105,7 +105,7 @@ class Lane:
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        hurry(connection)
+        unpace(connection)
         self.connection, self.most = connection, most
         self.blocks: dict[Hole, Blocks] = defaultdict(partial(Blocks, allocate))
         self.outgoing: queue.SimpleQueue[list[Tensor] | None] = queue.SimpleQueue()
@@ -152,7 +152,7 @@ class Lane:
         self.connection.close()
 
 
-def hurry(connection: socket.socket) -> None:
+def unpace(connection: socket.socket) -> None:
     """Between processes of one host there is no network to go easy on, and pacing (BBR) costs a third of the speed."""
     own, other = connection.getsockname(), connection.getpeername()
     if own[0] == other[0]:

@@ -41,6 +41,7 @@ class Quadratic(nn.Module):
         self.register_buffer("b", _vector("b", b, dimension, kind), persistent=False)
 
     def forward(self, noise: Tensor) -> Tensor:
+        # Products are summed by themselves: a stack adds up ``@`` in another order, and has other last bits.
         return self._curved() + ((noise - self.b) * self.x).sum(-1)
 
     def _curved(self) -> Tensor:

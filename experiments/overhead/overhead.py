@@ -2,7 +2,7 @@
 
 Both are started once, on the same model, data and batch size, with one thread each. Then they go on in turn,
 ``--slice`` seconds each, while the other side's processes are suspended: so what else happens on the machine, and
-the clock rate of its cores, disturbs both alike. Samples are counted over the time in which a side could run.
+the clock rate of its cores, disturbs both alike. Batches are counted over the time in which a side could run.
 Loops and workers take the options ``device`` and ``compute`` alike; where the workers share one GPU, ``--loops 1``
 compares them with the one process that would have it otherwise.
 """
@@ -71,9 +71,11 @@ class Side:
             process.resume()
 
     def warm(self, batches: int) -> None:
-        """Wait for the first batches. TimeoutError if they do not come."""
+        """Wait for the first batches. RuntimeError if a process ends, which has said why; TimeoutError if none come."""
         deadline = time.monotonic() + PATIENCE
         while self.batches() < batches:
+            if any(root.status() == psutil.STATUS_ZOMBIE for root in self.roots):
+                raise RuntimeError("a process ended before its first batches; what it has printed says why")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"fewer than {batches} batches within {PATIENCE:g} s")
             time.sleep(0.1)
