@@ -2,6 +2,9 @@
 
 import itertools
 import logging
+import math
+import struct
+import zlib
 from functools import partial
 
 import pytest
@@ -264,23 +267,24 @@ def test_auto_notices_other_last_bits(what, caplog, monkeypatch):
     )
 
 
-class Dotted(nn.Module):
-    """A sum of three products, which a stack adds up in another order: one output in five has another last bit."""
-
-    def __init__(self):
-        super().__init__()
-        self.x = nn.Parameter(torch.ones(3, dtype=torch.float64))
-
-    def forward(self, inputs):
-        return inputs.double() @ self.x
-
-
 @pytest.mark.parametrize("number", range(5))
-def test_auto_notices_what_seldom_has_other_last_bits(number):
+def test_auto_notices_what_seldom_has_other_last_bits(number, monkeypatch):
+    """One loss in five is another in a stack, as sums of products are on some processors."""
+    true = Stacked.together
+
+    def in_another_order(self, works):
+        answers = true(self, works)
+        return [(answer._replace(loss=moved(answer.loss)), buffers) for answer, buffers in answers]
+
+    monkeypatch.setattr(Stacked, "together", in_another_order)
     torch.manual_seed(number)
-    task = a_task(Dotted(), mean_output)
-    works = with_versions(task, batches([3], [1, 1, 1], classes=0), versions=3)
+    task = a_task(mlp([6], 4))
+    works = with_versions(task, batches([6], 3 * [5]), versions=3)
     assert isinstance(choose("auto", task, works, False, FASTER), Single)
+
+
+def moved(loss: float) -> float:
+    return math.nextafter(loss, math.inf) if zlib.crc32(struct.pack("d", loss)) % 5 == 0 else loss
 
 
 def test_small_groups_are_computed_one_by_one():
