@@ -1,5 +1,6 @@
 """Runs as a person starts them, and a watch on what they leave behind."""
 
+import gc
 import json
 import os
 import socket
@@ -14,6 +15,15 @@ from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
 FAST = ["budget.epochs=null", "budget.updates=60", "evaluate.every=30"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def settled_garbage():
+    """Each run in this process looks for garbage; what was imported before need not be looked through each time."""
+    import torch._dynamo  # noqa: F401, which the first optimizer imports
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -65,8 +65,14 @@ class InProcessEngine:
 
 @contextmanager
 def settled_garbage() -> Iterator[None]:
-    """Let go of the job before, in a sweep; what is left stays, so it need not be looked through again and again."""
+    """Let go of the job before, in a sweep; what is left stays, so it need not be looked through again and again.
+
+    Whoever has done this for a longer time, such as the command for all modules, is left to it.
+    """
     gc.collect()
+    if gc.get_freeze_count():
+        yield
+        return
     gc.freeze()
     try:
         yield

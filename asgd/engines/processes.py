@@ -28,11 +28,11 @@ def keep_memory() -> None:
 
 
 def context() -> multiprocessing.context.BaseContext:
-    """New processes come from a server process that has imported torch once, so that each starts in a moment."""
+    """New processes come from a server process that has imported all once, so that each starts in a moment."""
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)  # new processes do not know that of joblib's workers
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["asgd.engines.local", "asgd.engines.star.roles"])
+    context.set_forkserver_preload(["asgd.engines.preloaded"])
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is not for the server process
     try:
