@@ -143,7 +143,8 @@ def check_resumable(config: dict, folder: Path) -> None:
 
 
 WATCHING = ("tracker", "track", "tensorboard", "trace")
-FREE = ("engine", "hydra", "device", *WATCHING)  # what a replay may choose
+DEVICES = ("device", "server")
+FREE = ("engine", "hydra", *DEVICES, *WATCHING)  # what a replay may choose
 
 
 def adopted(config: dict, overrides: list[str]) -> dict:
@@ -154,7 +155,7 @@ def adopted(config: dict, overrides: list[str]) -> dict:
     if others := [word for word in overrides if key(word).partition(".")[0] not in FREE]:
         raise ValueError(f"engine=replay takes its options from {source}; leave out {' '.join(others)}")
     recorded = recorded_run(Path(source))
-    own = {name: config[name] for name in ("engine", "device", *WATCHING)}
+    own = {name: config[name] for name in ("engine", *DEVICES, *WATCHING)}
     return recorded | own | {"role": "all", "rank": None, "resume": None}
 
 

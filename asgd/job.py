@@ -15,7 +15,7 @@ from asgd.compute import Compute
 from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
 from asgd.gate import Guard
-from asgd.parameters import Parameters
+from asgd.parameters import CPU, Parameters
 from asgd.precision import Precision
 from asgd.records import SUMMARY, flatten
 from asgd.server import Server
@@ -45,7 +45,8 @@ class Job:
         self.guard = Guard(**config.get("guard", {}))
         self.overlap = config.get("worker", {}).get("overlap", False)
         self.compute = Compute(**config.get("compute", {}))
-        self.device = find_device(config["device"])
+        self.device = find_device("device", config["device"])
+        self.server_device = find_server_device(config)
         self.threads = find_threads(config["threads"], cores() if self.auto else self.workers)
         self.parts = instantiate(OmegaConf.create(config), _convert_="all")
         self.dataset: Dataset = self.parts["dataset"]
@@ -109,10 +110,13 @@ class Job:
         """The model at its initial parameters, the same in every process."""
         return build_task(self.parts["model"], self.dataset.loss, self.seed, device or self.device, self.compute)
 
-    def server(self, task: Task, part: slice = WHOLE) -> Server:
-        """The server; of several, the one with this ``part`` of the vector. The first also has what is in no part."""
+    def server(self, task: Task, part: slice = WHOLE, device: torch.device = CPU) -> Server:
+        """The server; of several, the one with this ``part`` of the vector. The first also has what is in no part.
+
+        It steps on ``device``.
+        """
         topology, first = self.parts["topology"], part.start == 0
-        parameters = Parameters(task.params.cpu()[part], topology["optimizer"], self.parts["schedule"])
+        parameters = Parameters(task.params.cpu()[part], topology["optimizer"], self.parts["schedule"], device)
         rule, weight, policy = topology["rule"](), topology["weight"], topology["policy"]
         options = {"workers": self.workers, "nonfinite": self.config["nonfinite"]}
         options |= {part: topology[part]() for part in ("correction", "reads") if topology[part]}
@@ -233,19 +237,26 @@ def choose(name: str, value: str, allowed) -> None:
         raise ValueError(f"{name}={value}: one of {', '.join(allowed)}{hint}")
 
 
-def find_device(name: str) -> torch.device:
+def find_device(option: str, name: str) -> torch.device:
     """``auto`` takes the first CUDA device if there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device={name}: cpu, cuda, cuda:<number> or auto") from error
+        raise ValueError(f"{option}={name}: cpu, cuda, cuda:<number> or auto") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device={name}: this machine has {torch.cuda.device_count()} CUDA devices; try device=auto")
+        count = torch.cuda.device_count()
+        raise ValueError(f"{option}={name}: this machine has {count} CUDA devices; try {option}=auto")
     if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device={name}: cpu, cuda, cuda:<number> or auto")
-    return device
+        raise ValueError(f"{option}={name}: cpu, cuda, cuda:<number> or auto")
+    return device if device.type == "cuda" else CPU
+
+
+def find_server_device(config: dict) -> torch.device:
+    """Where the server steps, if this is a node that has one or starts one."""
+    name = config.get("server", {}).get("device", "cpu")  # older runs have no such option
+    return find_device("server.device", name) if config["role"] in ("all", "ps") else CPU
 
 
 def find_threads(threads: int | str, workers: int) -> int:

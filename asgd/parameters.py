@@ -8,6 +8,10 @@ import torch
 
 from asgd import kernels
 from asgd.messages import Model, a_model
+from asgd.on_device import DeviceStepper
+from asgd.staging import pinned
+
+CPU = torch.device("cpu")
 
 
 class Blocks:
@@ -54,14 +58,18 @@ class Parameters:
     """``initial`` [P]; ``optimizer(params)`` makes any ``torch.optim.Optimizer``; ``schedule`` scales its rates.
 
     The optimizer sees a single flat parameter, so methods that need the shapes of layers do not fit here. Each step
-    writes elsewhere, so the memory of a version is its snapshot; nobody may write to it.
+    writes elsewhere, so the memory of a version is its snapshot; nobody may write to it. All vectors are on the host;
+    the step is made on ``device``.
     """
 
-    def __init__(self, initial: torch.Tensor, optimizer: Callable, schedule):
-        self.vector, self.blocks = torch.nn.Parameter(initial.detach().clone()), Blocks()
-        self.size = self.vector.numel()
-        self.optimizer: torch.optim.Optimizer = optimizer([self.vector])
-        self.stepper = kernels.Stepper(self.optimizer)
+    def __init__(self, initial: torch.Tensor, optimizer: Callable, schedule, device: torch.device = CPU):
+        self.vector, self.size = torch.nn.Parameter(initial.detach().clone()), initial.numel()
+        self.elsewhere = device != CPU and self.size > 0
+        if self.elsewhere:
+            self.stepper, self.blocks = DeviceStepper(self.vector, optimizer, device), Blocks(pinned)
+        else:
+            self.stepper, self.blocks = kernels.Stepper(optimizer([self.vector])), Blocks()
+        self.optimizer: torch.optim.Optimizer = self.stepper.optimizer
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = schedule
         self.version, self.samples = 0, 0
@@ -70,9 +78,19 @@ class Parameters:
 
     def live_in(self, allocate: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """This version and those to come lie in memory of ``allocate``."""
-        self.blocks = Blocks(allocate)
+        self.blocks = Blocks(lambda like: self.pin(allocate(like)))
         self.vector.data = self.blocks.take(self.vector.data).copy_(self.vector.data)
         self._snapshot = self._ahead = None
+
+    def pin(self, vector: torch.Tensor) -> torch.Tensor:
+        """The ``vector`` [P], ready to be stepped along or to more than once, until it is ``unpin``ned."""
+        if self.elsewhere:
+            self.stepper.staging.pin(vector)
+        return vector
+
+    def unpin(self, vector: torch.Tensor) -> None:
+        if self.elsewhere:
+            self.stepper.staging.unpin(vector)
 
     def step(self, direction: torch.Tensor, samples: int) -> None:
         """One optimizer step along ``direction`` [P], after which ``samples`` samples in all are in the parameters."""
@@ -118,12 +136,14 @@ class Parameters:
         self._snapshot = self._ahead = None
         self.vector.data = state["params"].clone()
         self.optimizer.load_state_dict(clone(state["optimizer"]))  # torch would go on writing to these tensors
+        if self.elsewhere:
+            self.stepper.restart()
 
 
 def clone(state):
-    """A copy of nested dicts and lists in which no tensor is shared with the original."""
+    """A copy of nested dicts and lists, on the host, in which no tensor is shared with the original."""
     if isinstance(state, torch.Tensor):
-        return state.clone()
+        return state.to("cpu", copy=True)
     if isinstance(state, dict):
         return {key: clone(value) for key, value in state.items()}
     if isinstance(state, list | tuple):

@@ -42,6 +42,11 @@ class Staging:
         else:
             self.registered[address] = vector
 
+    def unpin(self, vector: Tensor) -> None:
+        """Let go of the memory of ``vector``, which its owner will free."""
+        if self.registered.pop(vector.data_ptr(), None) is not None:
+            torch.cuda.cudart().cudaHostUnregister(vector.data_ptr())
+
     def _clear_error(self) -> None:
         """CUDA remembers the failure for this thread, and torch would blame its next kernel for it: this one."""
         with suppress(RuntimeError):

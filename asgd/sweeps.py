@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from asgd.objectives import direction
 from asgd.records import flatten, write_json
 
-FREE = ("resume", "threads", "device")  # what a job may have otherwise than when it was begun
+FREE = ("resume", "threads", "device", "server")  # what a job may have otherwise than when it was begun
 FINISHED = ("budget", "diverged")
 
 

@@ -47,6 +47,13 @@ def test_what_cannot_be_is_said_before_anything_is_started(monkeypatch, options,
         job.engine.reserve(job)
 
 
+def test_the_server_steps_on_no_gpu():
+    job = a_job("engine=ray", limits=())
+    job.config["server"]["device"] = "cuda"  # which the machine of the command may have
+    with pytest.raises(ValueError, match=r"server\.device=cuda: Ray gives the GPUs to workers"):
+        job.engine.reserve(job)
+
+
 @pytest.mark.parametrize("address", ["head", "127.0.0.1:1"])
 def test_an_address_without_a_cluster_is_refused(monkeypatch, address):
     monkeypatch.setattr(ray_engine, "find_spec", lambda name: True)

@@ -29,7 +29,8 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "momentum": ("messages", "rules"),
     "robust": ("rules",),
     "policies": ("ledger", "messages"),
-    "parameters": ("kernels", "messages"),
+    "parameters": ("kernels", "messages", "on_device", "staging"),
+    "on_device": ("staging",),
     "gate": ("ledger", "messages"),
     "corrections": ("messages",),
     "reads": ("ledger", "messages"),
@@ -117,7 +118,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
 CORE = (
     "messages ledger gate rules momentum robust weights corrections reads policies parameters buffers budget schedules "
     "server workers task flat seeds observers mixing delayed_nesterov local_steps elastic codecs kernels one_pass "
-    "elementwise precision overlap compute staging"
+    "elementwise precision overlap compute staging on_device"
 ).split()
 OUTSIDE = {"time", "threading", "socket", "queue", "asyncio", "multiprocessing", "subprocess", "datetime", "random"}
 

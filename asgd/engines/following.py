@@ -43,7 +43,8 @@ def follow(job: Job, rank: int, folder: Path) -> None:
     server = made(Job(job.config | plan["options"]), task, part, plan["state"])
     service.hub = Follower(server, lambda key, finite: rpc.call("ps", "arrived", rank, key, finite))
     facts = {"first_parameter": part.start, "parameters": part.stop - part.start}
-    node = Node(folder, name, describe.node(job.config, "ps", rank, "cpu", job.threads) | facts, Clock(plan["clock"]))
+    facts |= describe.node(job.config, "ps", rank, str(job.server_device), job.threads)
+    node = Node(folder, name, facts, Clock(plan["clock"]))
     shipper = None if roles.is_folder_of(plan["run"], folder) else roles.shipper_of(node)
     farewell = ("server_lost", rank, "it was interrupted")
     try:
@@ -59,7 +60,7 @@ def follow(job: Job, rank: int, folder: Path) -> None:
 
 def made(job: Job, task, part: slice, state: dict | None) -> Server:
     """The server with this ``part``, at the beginning of the run or where it goes on."""
-    server = job.server(task, part)
+    server = job.server(task, part, job.server_device)
     if state:
         server.load_state_dict(state | {"buffers": server.buffers.state_dict(), "published": server.published})
     return server

@@ -47,7 +47,8 @@ class Mail:
         with self.hub.lock:
             if self.shelf is None:
                 self._open_shelf(place, held)
-            self.outboxes[rank], self.lent[rank] = outbox[self.part], deque(maxlen=held)
+            self.outboxes[rank] = self.hub.server.parameters.pin(outbox[self.part])
+            self.lent[rank] = deque(maxlen=held)
             return self.shelf.place(self.hub.server.parameters.vector)
 
     def _open_shelf(self, place: Place, held: int) -> None:
@@ -85,7 +86,9 @@ class Mail:
 
     def forget(self, rank: int) -> None:
         """The worker is gone, or does not see this memory."""
-        self.outboxes.pop(rank, None)
+        if (outbox := self.outboxes.pop(rank, None)) is not None:
+            with self.hub.lock:
+                self.hub.server.parameters.unpin(outbox)
         self.lent.pop(rank, None)
         self._close(rank)
 

@@ -37,7 +37,7 @@ class Recorder:
         state = self._resumed()
         self.clock_start = self.clock()
         limits = {"limits": self.server.budget.limits}
-        parameters = describe.node(job.config, "ps", None, "cpu", job.threads) | limits | facts
+        parameters = describe.node(job.config, "ps", None, str(job.server_device), job.threads) | limits | facts
         self.node = Node(folder, "ps", parameters, clock.real)
         self.evaluations = evaluations(self.node.folder)
         self.updates = log(self.node.folder, state["events"] if state else 0, clock)
@@ -58,7 +58,7 @@ class Recorder:
     # What is different where the vector is in parts
 
     def new_server(self) -> Server:
-        return self.job.server(self.job.task("cpu"))
+        return self.job.server(self.job.task("cpu"), device=self.job.server_device)
 
     def load(self, state: dict) -> None:
         """Go on from the ``state`` of a server."""

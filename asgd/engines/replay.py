@@ -126,7 +126,7 @@ class Replay:
     def restart(self, now: float) -> None:
         """The run was killed and resumed: nothing is left but what a checkpoint holds."""
         state, observers, leases = self.server.state_dict(now), self.server.observers, self.server.leases
-        self.recorder.server = self.job.server(self.job.task("cpu"))
+        self.recorder.server = self.recorder.new_server()
         if leases:
             self.server.leases.record = leases.record
         self.server.load_state_dict(state)

@@ -60,6 +60,8 @@ class RayEngine(ZmqEngine):
         self.check_durability(job)
         if (role := job.config["role"]) != "all":
             raise ValueError(f"role={role}: with engine=ray one command starts all nodes; leave it out")
+        if (device := job.config.get("server", {}).get("device", "cpu")) != "cpu":
+            raise ValueError(f"server.device={device}: Ray gives the GPUs to workers (engine.num_gpus); leave it cpu")
         if find_spec("ray") is None:
             raise ValueError("engine=ray: Ray is not installed; pip install asgd[ray]")
         if self.cluster not in (None, "auto"):
