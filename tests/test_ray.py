@@ -171,7 +171,7 @@ def test_who_has_no_key_is_not_let_in(nodes, on, start):
     if nodes.ip == "127.0.0.1":
         pytest.skip("this machine has no address beyond loopback")
     run = on("workers=2")
-    run.until(lambda: len(run.rows("ps/updates.csv")) > 30, SECONDS)
+    run.until(lambda: all(rows_of(run, worker) for worker in (1, 2)), SECONDS)
     server = run.node("ps")
     [port] = {port for port in listening(server) if port in peers(run.node("worker1"))}
     options = [*STAR, "workers=3", f"engine.host={nodes.ip}", f"engine.port={port}", "engine.join_timeout=10"]

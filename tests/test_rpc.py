@@ -3,6 +3,7 @@
 import itertools
 import os
 import threading
+import traceback
 from types import SimpleNamespace
 
 import psutil
@@ -31,7 +32,7 @@ def make_server(workers: int) -> Server:
     """Each update of ones lowers every parameter by exactly 1."""
     parameters = Parameters(torch.zeros(SIZE), lambda p: torch.optim.SGD(p, lr=1.0), Constant())
     rule, policy = MeanOfUpdates(1), Immediate()
-    return Server(parameters, Latest(torch.empty(0)), rule, One(), policy, Budget(updates=10_000), workers)
+    return Server(parameters, Latest(torch.empty(0)), rule, One(), policy, Budget(updates=10**7), workers)
 
 
 def ones(round: int, worker: int = 1) -> Update:
@@ -100,6 +101,8 @@ def client(port, results, scenario):
     rpc.connect("worker1", 1, None, store, rendezvous.interface_to("127.0.0.1"), threads=2)
     try:
         results.put(SCENARIOS[scenario]())
+    except Exception:
+        results.put(traceback.format_exc())
     finally:
         rpc.disconnect()
 
