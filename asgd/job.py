@@ -1,7 +1,6 @@
 """A job: the objects that a configuration names, and the checks that come before anything is started."""
 
 import difflib
-import os
 from collections.abc import Iterator
 
 import torch
@@ -15,6 +14,7 @@ from asgd.compute import Compute
 from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
 from asgd.gate import Guard
+from asgd.machine import cores, find_device, find_server_device, find_threads
 from asgd.parameters import CPU, Parameters
 from asgd.precision import Precision
 from asgd.records import SUMMARY, flatten
@@ -210,11 +210,6 @@ def check_auto(config: dict) -> None:
         raise ValueError(f"rank={rank}: a whole number from 1 on, or null for one that is free")
 
 
-def cores() -> int:
-    """Of this machine, that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def servers(config: dict) -> int:
     """How many processes have the parameters."""
     return config["engine"].get("servers", 1)
@@ -235,37 +230,3 @@ def choose(name: str, value: str, allowed) -> None:
         close = difflib.get_close_matches(str(value), list(allowed), 1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(f"{name}={value}: one of {', '.join(allowed)}{hint}")
-
-
-def find_device(option: str, name: str) -> torch.device:
-    """``auto`` takes the first CUDA device if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"{option}={name}: cpu, cuda, cuda:<number> or auto") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise ValueError(f"{option}={name}: this machine has {count} CUDA devices; try {option}=auto")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{option}={name}: cpu, cuda, cuda:<number> or auto")
-    return device if device.type == "cuda" else CPU
-
-
-def find_server_device(config: dict) -> torch.device:
-    """Where the server steps, if this is a node that has one or starts one."""
-    name = config.get("server", {}).get("device", "cpu")  # older runs have no such option
-    return find_device("server.device", name) if config["role"] in ("all", "ps") else CPU
-
-
-def find_threads(threads: int | str, workers: int) -> int:
-    """Threads of torch in each process: so many that the workers on this machine do not fight over its cores."""
-    if threads == "auto":
-        if "LOCAL_WORLD_SIZE" in os.environ:  # by torchrun
-            return max(1, cores() // int(os.environ["LOCAL_WORLD_SIZE"]))
-        share = os.environ.get("OMP_NUM_THREADS", "")  # where several jobs share this machine, their launcher sets it
-        return max(1, min(cores(), int(share) if share.isdigit() else cores()) // workers)
-    if not isinstance(threads, int) or threads < 1:
-        raise ValueError(f"threads={threads}: auto, or a whole number from 1 on")
-    return threads

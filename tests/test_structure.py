@@ -63,6 +63,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
     "describe": ("task",),
     "display": ("watch",),
     "system_stats": ("records",),
+    "machine": ("parameters",),
     "job": (
         "buffers",
         "budget",
@@ -71,6 +72,7 @@ ALLOWED = {  # module: what it may import of ours; a package stands for all that
         "data.batch",
         "data.prefetch",
         "gate",
+        "machine",
         "objectives",
         "overlap",
         "parameters",

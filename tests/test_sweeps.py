@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from asgd import command_line, job, results, sweeps
+from asgd import command_line, machine, results, sweeps
 from tests import runs
 from tests.test_tuning import QUADRATIC
 
@@ -143,7 +143,7 @@ def test_threads_share_what_a_launcher_leaves_to_a_job(monkeypatch, environment,
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
-    assert job.find_threads("auto", workers) == threads
+    assert machine.find_threads("auto", workers) == threads
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_its_extra(monkeypatch):

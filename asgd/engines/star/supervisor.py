@@ -9,7 +9,8 @@ from socket import socket
 
 from asgd.engines.nodes import Nodes, Processes
 from asgd.engines.star import roles
-from asgd.job import Job, cores
+from asgd.job import Job
+from asgd.machine import cores
 
 log = logging.getLogger(__name__)
 
