@@ -15,7 +15,7 @@ from asgd.data.batch import Batch, Dataset
 from asgd.data.prefetch import prefetched
 from asgd.gate import Guard
 from asgd.machine import cores, find_device, find_server_device, find_threads
-from asgd.parameters import CPU, Parameters
+from asgd.parameters import Parameters
 from asgd.precision import Precision
 from asgd.records import SUMMARY, flatten
 from asgd.server import Server
@@ -110,13 +110,10 @@ class Job:
         """The model at its initial parameters, the same in every process."""
         return build_task(self.parts["model"], self.dataset.loss, self.seed, device or self.device, self.compute)
 
-    def server(self, task: Task, part: slice = WHOLE, device: torch.device = CPU) -> Server:
-        """The server; of several, the one with this ``part`` of the vector. The first also has what is in no part.
-
-        It steps on ``device``.
-        """
+    def server(self, task: Task, part: slice = WHOLE) -> Server:
+        """The server; of several, the one with this ``part`` of the vector. The first also has what is in no part."""
         topology, first = self.parts["topology"], part.start == 0
-        parameters = Parameters(task.params.cpu()[part], topology["optimizer"], self.parts["schedule"], device)
+        parameters = Parameters(task.params.cpu()[part], topology["optimizer"], self.parts["schedule"])
         rule, weight, policy = topology["rule"](), topology["weight"], topology["policy"]
         options = {"workers": self.workers, "nonfinite": self.config["nonfinite"]}
         options |= {part: topology[part]() for part in ("correction", "reads") if topology[part]}

@@ -58,23 +58,28 @@ class Parameters:
     """``initial`` [P]; ``optimizer(params)`` makes any ``torch.optim.Optimizer``; ``schedule`` scales its rates.
 
     The optimizer sees a single flat parameter, so methods that need the shapes of layers do not fit here. Each step
-    writes elsewhere, so the memory of a version is its snapshot; nobody may write to it. All vectors are on the host;
-    the step is made on ``device``.
+    writes elsewhere, so the memory of a version is its snapshot; nobody may write to it.
     """
 
-    def __init__(self, initial: torch.Tensor, optimizer: Callable, schedule, device: torch.device = CPU):
-        self.vector, self.size = torch.nn.Parameter(initial.detach().clone()), initial.numel()
-        self.elsewhere = device != CPU and self.size > 0
-        if self.elsewhere:
-            self.stepper, self.blocks = DeviceStepper(self.vector, optimizer, device), Blocks(pinned)
-        else:
-            self.stepper, self.blocks = kernels.Stepper(optimizer([self.vector])), Blocks()
-        self.optimizer: torch.optim.Optimizer = self.stepper.optimizer
+    def __init__(self, initial: torch.Tensor, optimizer: Callable, schedule):
+        self.vector, self.blocks = torch.nn.Parameter(initial.detach().clone()), Blocks()
+        self.size = self.vector.numel()
+        self.make, self.elsewhere = optimizer, False
+        self.optimizer: torch.optim.Optimizer = optimizer([self.vector])
+        self.stepper = kernels.Stepper(self.optimizer)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.schedule = schedule
         self.version, self.samples = 0, 0
         self._snapshot: Model | None = None
         self._ahead: Model | None = None
+
+    def step_on(self, device: torch.device) -> None:
+        """Steps are made there from now on; all vectors that others see stay on the host."""
+        if device != CPU and self.size:
+            before, self.elsewhere = clone(self.optimizer.state_dict()), True
+            self.stepper, self.blocks = DeviceStepper(self.vector, self.make, device), Blocks(pinned)
+            self.optimizer = self.stepper.optimizer
+            self.optimizer.load_state_dict(before)
 
     def live_in(self, allocate: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """This version and those to come lie in memory of ``allocate``."""

@@ -16,7 +16,7 @@ from asgd.budget import Budget
 from asgd.buffers import Latest
 from asgd.job import Job
 from asgd.messages import Model, Reply, Update
-from asgd.parameters import CPU, Parameters
+from asgd.parameters import Parameters
 from asgd.policies import Immediate
 from asgd.rules import MeanOfUpdates
 from asgd.schedules import Constant
@@ -58,7 +58,7 @@ def a_server(workers: int = 2, **parts) -> Server:
     """A server on ``initial`` = [0, 0, 0] with SGD of rate 1, asynchronous unless ``parts`` say otherwise."""
     initial = parts.pop("initial", torch.zeros(3))
     optimizer = parts.pop("optimizer", partial(torch.optim.SGD, lr=1.0))
-    parameters = Parameters(initial, optimizer, parts.pop("schedule", Constant()), parts.pop("device", CPU))
+    parameters = Parameters(initial, optimizer, parts.pop("schedule", Constant()))
     defaults = {"buffers": Latest(torch.zeros(2)), "rule": MeanOfUpdates(), "weight": One(), "policy": Immediate()}
     defaults |= {"budget": Budget(updates=10**6), "workers": workers}
     return parts.pop("server", Server)(parameters, **(defaults | parts))

@@ -27,7 +27,9 @@ def plain_memory(request, monkeypatch):
 
 def some(make, device: torch.device = OTHER) -> Parameters:
     initial = torch.linspace(-1, 1, SIZE)
-    return Parameters(initial, make, Cosine(length=50, warmup=3), device)
+    made = Parameters(initial, make, Cosine(length=50, warmup=3))
+    made.step_on(device)
+    return made
 
 
 def step(own: Parameters, number: int) -> None:
@@ -59,7 +61,8 @@ def test_a_checkpoint_goes_on_wherever_it_was_made(driver, make, begun, ended): 
 
 
 def test_memory_that_is_shared_with_workers_is_registered_as_long_as_they_are_there(driver):  # noqa: F811
-    mail = Mail(Hub(a_server(2, device=OTHER), lambda: 0.0))
+    mail = Mail(Hub(a_server(2), lambda: 0.0))
+    mail.hub.server.parameters.step_on(OTHER)
     (outbox, place), (second, other) = shared.make(3, torch.float32), shared.make(3, torch.float32)
     mail.share(1, place), mail.share(2, other)
     blocks = [block.data_ptr() for block in mail.hub.server.parameters.blocks.blocks]
@@ -90,6 +93,16 @@ def test_a_run_has_the_same_versions_and_is_replayed(driver, topology, tmp_path)
 def test_only_nodes_with_a_server_need_its_device():
     job = a_job("role=worker", "rank=1", "server.device=cuda:63")
     assert job.server_device == CPU
+
+
+@pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+def test_steps_may_go_there_at_any_time(driver, make):  # noqa: F811
+    here, there = some(make, CPU), some(make, CPU)
+    for number in range(20):
+        if number == 7:
+            there.step_on(OTHER)
+        step(here, number), step(there, number)
+    assert there.elsewhere and torch.equal(there.vector, here.vector)
 
 
 @needs_cuda

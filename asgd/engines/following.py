@@ -60,7 +60,8 @@ def follow(job: Job, rank: int, folder: Path) -> None:
 
 def made(job: Job, task, part: slice, state: dict | None) -> Server:
     """The server with this ``part``, at the beginning of the run or where it goes on."""
-    server = job.server(task, part, job.server_device)
+    server = job.server(task, part)
+    server.parameters.step_on(job.server_device)
     if state:
         server.load_state_dict(state | {"buffers": server.buffers.state_dict(), "published": server.published})
     return server

@@ -57,7 +57,7 @@ class LeadingHost(Host):
         super().__init__(job, folder, lambda pending: evaluate(pending.whole()), on_worker_failure)
 
     def new_server(self) -> Server:
-        return self.job.server(self.job.task("cpu"), self.parts[0], self.job.server_device)
+        return self.job.server(self.job.task("cpu"), self.parts[0])
 
     def new_hub(self) -> Hub:
         return Leader(self.server, self.clock, len(self.others.lines), self.others.say)

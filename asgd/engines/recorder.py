@@ -34,6 +34,7 @@ class Recorder:
     def __init__(self, job: Job, folder: Path, clock: Clock, evaluations, log=UpdateLog, **facts):
         self.job, self.folder, self.clock = job, folder, clock
         self.server, self.lease_rows, self.rolled_back = self.new_server(), 0, 0
+        self.server.parameters.step_on(job.server_device)
         state = self._resumed()
         self.clock_start = self.clock()
         limits = {"limits": self.server.budget.limits}
@@ -58,7 +59,7 @@ class Recorder:
     # What is different where the vector is in parts
 
     def new_server(self) -> Server:
-        return self.job.server(self.job.task("cpu"), device=self.job.server_device)
+        return self.job.server(self.job.task("cpu"))
 
     def load(self, state: dict) -> None:
         """Go on from the ``state`` of a server."""

@@ -127,6 +127,7 @@ class Replay:
         """The run was killed and resumed: nothing is left but what a checkpoint holds."""
         state, observers, leases = self.server.state_dict(now), self.server.observers, self.server.leases
         self.recorder.server = self.recorder.new_server()
+        self.server.parameters.step_on(self.job.server_device)
         if leases:
             self.server.leases.record = leases.record
         self.server.load_state_dict(state)
