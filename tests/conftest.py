@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,9 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).parent.parent
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells have it for what they start in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or no process of the tests would hear Ctrl-C
+
 FAST = ["budget.epochs=null", "budget.updates=60", "evaluate.every=30"]
 
 
