@@ -5,8 +5,11 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from omegaconf import DictConfig, OmegaConf
+
 from asgd import checkpoints
 from asgd.records import flatten
+from asgd.words import closest
 
 # What a run cannot change half-way
 SAME = ("model", "topology", "optimizer", "wire", "worker", "compute", "buffers", "seed")
@@ -96,6 +99,19 @@ def check_plugins(words: list[str]) -> None:
         package, extra = PLUGINS[choice]
         if find_spec(f"hydra_plugins.{package}") is None:
             raise ValueError(f"{word}: its package is not installed; pip install asgd[{extra}]")
+
+
+def check_added(words: list[str], base: Path) -> None:
+    """ValueError for an option that ``+`` adds to a section of the file ``base`` whose options are all in there.
+
+    Whole new sections are the user's own, for other options to refer to.
+    """
+    sections = OmegaConf.load(base)
+    for name in [key(word) for word in words if word.startswith("+")]:
+        section, _, option = name.partition(".")
+        known = sections.get(section) if option and section != "hydra" else None
+        if isinstance(known, DictConfig) and option not in known:
+            raise ValueError(f"{name}: no such option{closest(option, list(known))}; {section} has {', '.join(known)}")
 
 
 def key(override: str) -> str:

@@ -101,6 +101,7 @@ def run(config: dict, folder: Path, overrides: list[str]) -> float | list[float]
 def prepare(config: dict, folder: Path, overrides: list[str]) -> Job:
     """The checked job, and its parameters in the folder. Failed for every mistake that can be known now."""
     try:
+        command_line.check_added(overrides, CONF / "config.yaml")
         config = command_line.adopted(config, overrides)
         job = Job(config)
         command_line.check_resumable(config, folder) if config["resume"] else check_free(folder, config)

@@ -24,6 +24,10 @@ MISTAKES = {
     ),
     "labels beyond the model's classes": (["model.classes=7"], "7 outputs but the data set has 10 classes"),
     "a device that is not there": (["device=cuda:63"], "device=cuda:63"),
+    "an added option that nobody reads": (
+        ["+evaluate.evry=5"],
+        "evaluate.evry: no such option (did you mean every?); evaluate has every",
+    ),
     "a device that is none": (["device=gpu"], "device=gpu: cpu, cuda"),
     "beyond loopback": (["engine.host=192.0.2.1"], "engine.trusted_network=true"),
     "a host that is not here": (["engine.host=192.0.2.1", "engine.trusted_network=true"], "an address of this machine"),
